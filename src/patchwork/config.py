@@ -1,0 +1,155 @@
+"""Check a configuration before anything runs: constructors are its schema.
+
+A node with a `_target_` may hold the arguments of that class or function and nothing else, and their annotations say
+what values are allowed. So a model or a task states its configuration once, in its own signature, and a target may
+only be what this package itself defines, in the room where it belongs.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, NonNegativeInt, PydanticUserError, TypeAdapter, ValidationError
+
+from patchwork.errors import ConfigError
+
+ROOMS = {  # top-level key: where its targets are defined
+    "task": "patchwork.tasks",
+    "model": "patchwork.models",
+    "data": "patchwork.data",
+    "digits": "patchwork.data.digits",
+    "optimizer": "patchwork.optim",
+    "scheduler": "patchwork.optim",
+    "trainer": "patchwork.run",
+    "logger": "patchwork.loggers",
+    "callbacks": ("patchwork.callbacks", "patchwork.figures"),
+}
+PLAIN = {"seed": NonNegativeInt, "folder": str | None, "resume": str | None}
+PARTS = {"task", "model", "data", "digits", "optimizer", "scheduler", "trainer"}  # keys that must be there
+
+
+def check(config: DictConfig) -> None:
+    """Check every key, type and value of a whole configuration.
+
+    Raises:
+        ConfigError: at the first fault; one line that names key, value and what is allowed.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(plain, dict)
+    for key, value in plain.items():
+        if key in PLAIN:
+            check_value(key, value, PLAIN[key])
+        elif key not in ROOMS:
+            raise unknown(key, value, "the configuration", [*PLAIN, *ROOMS])
+        elif key in ("logger", "callbacks"):
+            for name, node in check_mapping(key, value or {}).items():
+                if node is not None:
+                    check_node(f"{key}.{name}", node, ROOMS[key])
+        else:
+            check_node(key, value, ROOMS[key])
+    for key in PARTS - set(plain):
+        raise ConfigError(f"{key} is missing from the configuration")
+
+
+def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
+    """Check a node that has a `_target_`, and those within it."""
+    check_mapping(path, node)
+    target = find_target(path, node.get("_target_"), room)
+    parameters = signature(target)
+    for key, value in node.items():
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in parameters:
+            raise unknown(f"{path}.{key}", value, path, parameters)
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_node(f"{path}.{key}", value, ROOMS.get(key, room))
+        else:
+            check_value(f"{path}.{key}", value, parameters[key])
+
+
+def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}={value!r} is not allowed: a group of keys belongs here")
+    return value
+
+
+def check_value(path: str, value: Any, annotation: Any) -> None:
+    """Check a value against a type annotation, strictly: a text is no number and a number no switch."""
+    try:
+        adapter(annotation).validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        allowed = dict.fromkeys(fault["msg"].removeprefix("Input should be ") for fault in error.errors())
+        raise ConfigError(f"{path}={value!r} is not allowed: use {' or '.join(allowed)}") from error
+
+
+def adapter(annotation: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticUserError:  # a type that carries its own settings
+        return TypeAdapter(annotation)
+
+
+def find_target(path: str, name: Any, room: str | tuple[str, ...]) -> Any:
+    """Return what `name` stands for, if this package defines it in `room`.
+
+    Raises:
+        ConfigError: if there is no such thing there; nothing outside the package is ever imported or called.
+    """
+    rooms = (room,) if isinstance(room, str) else room
+    module, _, attribute = str(name).rpartition(".")
+    found = None
+    if any(f"{module}.".startswith(f"{place}.") for place in rooms) and module in modules():
+        found = vars(importlib.import_module(module)).get(attribute)
+    home = getattr(found, "__module__", "")
+    if not callable(found) or not any(f"{home}.".startswith(f"{place}.") for place in rooms):
+        raise ConfigError(f"{path}._target_={name} is not allowed: only what is defined in {' or '.join(rooms)}")
+    return found
+
+
+@cache
+def modules() -> frozenset[str]:
+    """Name the modules of this package, without importing them."""
+    import patchwork
+
+    return frozenset(module.name for module in pkgutil.walk_packages(patchwork.__path__, "patchwork."))
+
+
+@cache
+def signature(target: Any) -> dict[str, Any]:
+    """Return the keyword parameters of a class or function with their annotations; `**rest` stands for the parent's."""
+    makers = [vars(parent)["__init__"] for parent in target.__mro__ if "__init__" in vars(parent)] if isinstance(
+        target, type
+    ) else [target]
+    parameters: dict[str, Any] = {}
+    for maker in makers:
+        maker = inspect.unwrap(maker)
+        hints = get_type_hints(maker, include_extras=True)
+        kinds = inspect.signature(maker).parameters.values()
+        for parameter in kinds:
+            if parameter.name != "self" and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                parameters.setdefault(parameter.name, hints.get(parameter.name, Any))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in kinds):
+            break
+    return parameters
+
+
+def unknown(path: str, value: Any, owner: str, known: Iterable[str]) -> ConfigError:
+    """Say that a key is not known, with the likeliest one first."""
+    known = sorted(known)
+    close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return ConfigError(f"{path}={value!r} is not a key of {owner}{hint}; its keys are {', '.join(known)}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,144 @@
+"""From a source to a batch: every batch is a pure function of (seed, epoch, index), split over the ranks.
+
+That one property gives fresh samples for ever, the same run twice, exact resume in the middle of an epoch whatever the
+number of workers, and shards for distributed training that do not overlap.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from patchwork.errors import ConfigError
+
+Batch = dict[str, Tensor]
+Part = Literal["train", "val", "test"]
+Key = tuple[int, int]  # (epoch, index of the batch in it)
+
+
+
+def seed_of(*key: str | int) -> int:
+    """Return a seed that depends on `key` alone; keys that differ in any place give unrelated seeds."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest())
+
+
+def generator(*key: str | int) -> torch.Generator:
+    """Return a random generator for `key`: what it is for, and for which seed, epoch and batch."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+class Keys(Sampler[Key]):
+    """The keys of an epoch's batches in order, from where a resumed epoch had come to."""
+
+    def __init__(self, length: int, *, epoch: int = 0, first: int = 0) -> None:
+        self.length, self.epoch, self.first = length, epoch, first
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Key]:
+        first, self.first = self.first, 0
+        return iter([(self.epoch, index) for index in range(first, self.length)])
+
+
+class Stream(pl.LightningDataModule):
+    """A DataModule whose children say how to make one batch; it makes loaders, epochs, shards and resume of that.
+
+    A batch of `batch_size` samples is shared out evenly among the ranks: rank r of w makes the samples r, r + w, …
+
+    Args:
+        seed: of the training samples; validation and test samples do not depend on it.
+        batch_size: samples in a training batch, over all ranks.
+        eval_batch_size: samples in a validation or test batch, over all ranks.
+        train_size, val_size, test_size: samples in an epoch of each part.
+        num_workers: processes that make batches ahead; batches do not depend on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: NonNegativeInt,
+        batch_size: PositiveInt,
+        eval_batch_size: PositiveInt,
+        train_size: PositiveInt,
+        val_size: PositiveInt,
+        test_size: PositiveInt,
+        num_workers: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__()
+        if train_size < batch_size:
+            raise ValueError(f"train_size={train_size} is smaller than batch_size={batch_size}: no batch in an epoch")
+        self.seed = seed
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.sizes: dict[Part, int] = {"train": train_size, "val": val_size, "test": test_size}
+        self.num_workers = num_workers
+
+    @abstractmethod
+    def make(self, part: Part, key: Key, shard: slice) -> Batch:
+        """Make the samples `shard` of the batch `key` of a part, all at once."""
+
+    def length(self, part: Part) -> int:
+        """Return the number of batches in an epoch; an incomplete training batch is left out."""
+        if part == "train":
+            return self.sizes["train"] // self.batch_size
+        return -(-self.sizes[part] // self.eval_batch_size)
+
+    def shard(self) -> slice:
+        """Return which samples of each batch are this rank's.
+
+        Raises:
+            ConfigError: if the ranks cannot share the batches evenly.
+        """
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shared = {
+            "data.batch_size": self.batch_size,
+            "data.eval_batch_size": self.eval_batch_size,
+            "data.val_size": self.sizes["val"],
+            "data.test_size": self.sizes["test"],
+        }
+        for name, size in shared.items():
+            if size % world:
+                raise ConfigError(f"{name}={size} cannot be shared evenly: use a multiple of {world}, the processes")
+        return slice(rank, None, world)
+
+    def loader(self, part: Part) -> DataLoader:
+        keys = Keys(self.length(part))
+        if part == "train" and self.trainer:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            keys = Keys(
+                self.length(part),
+                epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+                first=progress.ready % self.length(part),
+            )
+        return DataLoader(
+            Batches(self, part, self.shard()), batch_size=None, sampler=keys, num_workers=self.num_workers
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader("test")
+
+
+class Batches(Dataset[Batch]):
+    """The batches of one part and one rank, looked up by key."""
+
+    def __init__(self, stream: Stream, part: Part, shard: slice) -> None:
+        self.make, self.part, self.shard = stream.make, part, shard
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.make(self.part, key, self.shard)

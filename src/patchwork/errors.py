@@ -1,0 +1,45 @@
+"""What can go wrong, by kind: each kind has its own exit code, and each message is one line.
+
+A message names the key, the value and what is allowed. `train.py` and the other commands print it on stderr and exit
+with `exit_code`; anything that is not a `PatchworkError` is a fault of the program and keeps its traceback.
+"""
+
+import signal
+
+
+class PatchworkError(Exception):
+    """Base of all faults that a user can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(PatchworkError):
+    """A key, a type, a value or a combination that is not allowed."""
+
+    exit_code = 2
+
+
+class DataError(PatchworkError):
+    """A data file or a checkpoint that is missing, damaged or foreign."""
+
+    exit_code = 3
+
+
+class NumericError(PatchworkError):
+    """A loss or gradient that is not finite."""
+
+    exit_code = 4
+
+
+class ResourceError(PatchworkError):
+    """A disk, an accelerator or a network that is not there, full or not writable."""
+
+    exit_code = 5
+
+
+class Interrupted(BaseException):
+    """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number

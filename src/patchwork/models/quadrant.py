@@ -1,0 +1,35 @@
+"""The encoder-decoder of document 003: the encoder's patches are pooled to one vector per cell of the grid.
+
+1. Encode the patches as `EncoderDecoder` does.
+2. Take the mean over the patches of each cell: a quadrant of a 2×2 grid, a cell of any other.
+3. Decode from these rows × cols vectors.
+"""
+
+from typing import Any
+
+from einops import reduce
+from pydantic import PositiveInt
+from torch import Tensor
+
+from patchwork.models.encoder_decoder import EncoderDecoder
+
+
+class Quadrant(EncoderDecoder):
+    """An `EncoderDecoder` whose decoder sees one vector per cell.
+
+    Raises:
+        ValueError: if `patch_size` does not divide `cell_size`; and as `EncoderDecoder` does.
+    """
+
+    def __init__(self, *, cell_size: PositiveInt, patch_size: PositiveInt, **rest: Any) -> None:
+        if cell_size % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide cell_size={cell_size}: a patch would span cells")
+        super().__init__(cell_size=cell_size, patch_size=patch_size, **rest)
+        self.side = cell_size // patch_size
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Turn images (B, C, height, width) into one vector per cell (B, rows × cols, D) in reading order."""
+        x = super().encode(image)  # (B, N, D)
+        return reduce(
+            x, "b (r p c q) d -> b (r c) d", "mean", r=self.rows, p=self.side, q=self.side
+        )  # (B, rows × cols, D)

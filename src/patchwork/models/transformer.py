@@ -1,0 +1,282 @@
+"""The parts that every network here is made of: attention, the block, patches and positions.
+
+Shapes: B batch, N patches, T queries, S keys, D embed_dim, H heads, C channels. Attention is written once. It is always
+the fused kernel; `attention_weights` reads the weights out of that same kernel, so a picture can never drift from what
+the network does.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Cache:
+    """Keys and values that one attention layer has already seen, so that decoding computes each of them once.
+
+    Self-attention appends to it at every step; cross-attention, whose context does not change, fills it once.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.length = 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in keys and values of new positions, both (B, H, T, D/H), and return those of all positions so far."""
+        if self.keys is None or self.values is None:
+            shape = (*keys.shape[:2], self.size, keys.shape[-1])
+            self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
+        start, self.length = self.length, self.length + keys.shape[2]
+        self.keys[:, :, start : self.length] = keys
+        self.values[:, :, start : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+    Raises:
+        ValueError: if `embed_dim` is not divisible by `num_heads`.
+    """
+
+    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} is not divisible by num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.causal = causal
+        self.query = nn.Linear(embed_dim, embed_dim)
+        self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.recorded: list[Tensor] | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        rotate: Callable[[Tensor], Tensor] | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Mix into each position of `x` (B, T, D) what it looks for in `context` (B, S, D), or in `x` itself."""
+        query = self.heads(self.query(x))  # (B, H, T, D/H)
+        if context is not None and cache is not None and cache.keys is not None and cache.values is not None:
+            key, value = cache.keys, cache.values
+        else:
+            key, value = self.key_value(x if context is None else context).chunk(2, dim=-1)
+            key, value = self.heads(key), self.heads(value)  # (B, H, S, D/H)
+            if rotate is not None:
+                query, key = rotate(query), rotate(key)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        x = self.attend(query, key, value)  # (B, H, T, D/H)
+        return self.proj(rearrange(x, "b h t d -> b t (h d)"))  # (B, T, D)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b t (h d) -> b h t d", h=self.num_heads)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        targets, sources = query.shape[2], key.shape[2]
+        mask = None
+        if self.causal and 1 < targets < sources:  # new positions after a cached prefix
+            mask = torch.ones(targets, sources, dtype=torch.bool, device=query.device).tril(sources - targets)
+        attention = partial(
+            F.scaled_dot_product_attention,
+            query,
+            key,
+            attn_mask=mask,
+            is_causal=self.causal and 1 < targets == sources,
+        )
+        if self.recorded is not None:  # softmax(q kᵀ/√d) · I is the weights themselves
+            eye = torch.eye(sources, dtype=query.dtype, device=query.device)
+            self.recorded.append(attention(eye.expand(*key.shape[:2], -1, -1)).detach())  # (B, H, T, S)
+        return attention(value, dropout_p=self.dropout if self.training else 0.0)
+
+
+@contextmanager
+def attention_weights(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Record what every attention layer of `model` looks at for as long as the context is open.
+
+    Yields:
+        a dictionary from the layer's name to its weights (B, H, T, S), one tensor for each call of the layer; names
+        end in `attn` for self-attention and in `cross_attn` for cross-attention.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+    recorded: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for name, layer in layers.items():
+        layer.recorded = recorded[name]
+    try:
+        yield recorded
+    finally:
+        for layer in layers.values():
+            layer.recorded = None
+
+
+class Block(nn.Module):
+    """One transformer layer: self-attention, cross-attention where there is a context, and an MLP.
+
+    Each part is added to the stream. `norm_first` normalises what a part reads (pre-norm), otherwise the stream after
+    the addition is normalised (post-norm, as in the 2017 paper).
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        causal: bool = False,
+        cross: bool = False,
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = round(embed_dim * mlp_ratio)
+        self.norm_first = norm_first
+        self.attn_norm = nn.LayerNorm(embed_dim)
+        self.attn = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout, causal=causal)
+        if cross:
+            self.cross_norm = nn.LayerNorm(embed_dim)
+            self.cross_attn = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
+        self.mlp_norm = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        rotate: Callable[[Tensor], Tensor] | None = None,
+        caches: tuple[Cache, Cache] | None = None,
+    ) -> Tensor:
+        """Map the stream `x` (B, T, D) to (B, T, D); `caches` hold the self- and the cross-attention's past."""
+        own, cross = caches or (None, None)
+        x = self.add(self.attn_norm, x, partial(self.attn, rotate=rotate, cache=own))
+        if context is not None:
+            x = self.add(self.cross_norm, x, partial(self.cross_attn, context=context, cache=cross))
+        return self.add(self.mlp_norm, x, self.mlp)
+
+    def add(self, norm: nn.Module, x: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.norm_first:
+            return x + self.dropout(part(norm(x)))
+        return norm(x + self.dropout(part(x)))
+
+
+class ConvStem(nn.Sequential):
+    """Convolutions that see strokes before the patches are cut (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
+
+    One 3×3 convolution per entry of `channels`, with batch normalisation and ReLU, and a 2×2 max-pool after each of the
+    first two: the map (B, channels[-1], height/4, width/4) has a quarter of the image's resolution.
+    """
+
+    stride = 4
+
+    def __init__(self, *, in_channels: int, channels: list[int]) -> None:
+        layers: list[nn.Module] = []
+        for index, (inner, outer) in enumerate(zip([in_channels, *channels], channels, strict=False)):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
+            if index < 2:
+                layers.append(nn.MaxPool2d(2))
+        super().__init__(*layers)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into square patches and embed each: linearly, or after a convolutional stem.
+
+    `patch_size` counts pixels of the image, whether or not a stem comes first.
+
+    Raises:
+        ValueError: if the patches do not divide the image, or the stem's stride does not divide the patches.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        embed_dim: int,
+        stem: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = image_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide the image of {height}×{width} pixels")
+        self.stem = ConvStem(in_channels=in_channels, channels=stem) if stem else nn.Identity()
+        stride = ConvStem.stride if stem else 1
+        if patch_size % stride:
+            raise ValueError(f"patch_size={patch_size} is not a multiple of {stride}, the stride of the stem")
+        self.grid = (height // patch_size, width // patch_size)
+        self.patch = patch_size // stride
+        self.proj = nn.Linear((stem[-1] if stem else in_channels) * self.patch**2, embed_dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (B, C, height, width) to patches (B, N, D) in reading order."""
+        x = self.stem(image)  # (B, C', height/stride, width/stride)
+        x = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch)
+        return self.proj(x)  # (B, N, D)
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each position, added to what stands there."""
+
+    def __init__(self, *, length: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, embed_dim) * 0.02)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Add to `x` (B, T, D) the vectors of positions `start` to `start + T`."""
+        return x + self.weight[start : start + x.shape[1]]
+
+
+class AxialRotary(nn.Module):
+    """Rotary positions in two dimensions: half of each head turns with the row, half with the column.
+
+    Queries and keys are rotated, over positions and not over heads, so that their product depends on the offset alone
+    (Su et al. 2021, https://arxiv.org/abs/2104.09864; axial: Heo et al. 2024, https://arxiv.org/abs/2403.13298). The
+    base is small because these grids are.
+
+    Raises:
+        ValueError: if `head_dim` is not divisible by 4.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, *, head_dim: int, grid: tuple[int, int], base: float = 100.0) -> None:
+        super().__init__()
+        if head_dim % 4:
+            raise ValueError(f"positions=rotary needs embed_dim / num_heads to be divisible by 4, and it is {head_dim}")
+        frequency = base ** -(torch.arange(head_dim // 4) / (head_dim // 4))  # (D/4,)
+        row, col = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+        angle = torch.cat([axis.flatten()[:, None] * frequency for axis in (row, col)], dim=-1)  # (N, D/2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate `x` (B, H, N, D) by the angles of its N positions."""
+        a, b = x.chunk(2, dim=-1)  # pairs (a, b) turn in their plane
+        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], dim=-1)
+
+
+def initialise(model: nn.Module) -> None:
+    """Set linear and embedding weights to a normal law of deviation 0.02 and biases to zero, as GPT-2 does."""
+
+    def init(module: Any) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    model.apply(init)

@@ -1,0 +1,315 @@
+"""The life of a run: build it, keep it, load it again.
+
+A run is its folder: `config.yaml` (resolved), `manifest.json`, `metrics.csv`, `checkpoints/` and `figures/`. `train`
+makes one from a configuration, or goes on with one; `Run.load` gives its model, data and configuration back.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from patchwork.callbacks import Checkpoints, Clock, Seeds, TrainingLog
+from patchwork.checkpoints import BEST, LAST, SafeCheckpointIO, previous, read, read_latest, weights_sha256, write_bytes
+from patchwork.config import check, one_line
+from patchwork.data import Stream
+from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.folder import (
+    CONFIG,
+    FOLDER,
+    chosen,
+    find_run,
+    main_process,
+    new_folder,
+    read_config,
+    read_manifest,
+    write_manifest,
+)
+from patchwork.tasks import Sample, Task
+
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, under a name of this package: a run's configuration names nothing outside of it."""
+
+
+@dataclass
+class Run:
+    """A run that was kept: what is needed to use its model, or to evaluate it again."""
+
+    folder: Path
+    config: DictConfig
+    manifest: dict[str, Any]
+    task: Task
+    data: Stream
+
+    @property
+    def model(self) -> nn.Module:
+        return self.task.model
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Build the run in `folder` again, with its best weights; its data is read when first used.
+
+        Raises:
+            DataError: if the folder holds no run, or a damaged one.
+            ConfigError: if its configuration is not one of this package, as when it names a target outside of it.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        data, task = build(config)
+        load_best(task, folder)
+        return cls(folder, config, read_manifest(folder), task.eval(), data)
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the test split again, and return its metrics by name.
+
+        Raises:
+            DataError: if the digits found here are not those of the run.
+        """
+        self.data.prepare_data()
+        same_digits(self.manifest, self.data)
+        return test(make_trainer(self.config, []), self.task, self.data)
+
+
+def train(config: DictConfig) -> None:
+    """Train as the configuration says: check → build → fit → test → report.
+
+    Raises:
+        PatchworkError: its kind says what is at fault. Nothing is written before everything is known to fit.
+    """
+    check(config)
+    config, folder, wanted = *find_run(config), config.folder
+    if folder and read_manifest(folder).get("status") == "finished":
+        print(f"{folder} is finished: there is nothing to go on with.")
+        return
+    check_accelerator(config.trainer.accelerator)
+    data, task = build(config)
+    clock, checkpoints = Clock(), Checkpoints()
+    trainer = make_trainer(config, [Seeds(config.seed), clock, TrainingLog(), checkpoints, *parts(config, "callbacks")])
+    data.prepare_data()
+
+    folder = folder or new_folder(wanted)
+    same_digits(read_manifest(folder), data)
+    manifest = {**describe(config, task, data), "status": "running"}
+    start(folder, config, manifest)
+    checkpoints.folder = folder / "checkpoints"
+    trainer.loggers = [make_logger(folder) for make_logger in parts(config, "logger")]
+    latest = checkpoints.folder / LAST
+    resumable = latest.exists() or previous(latest).exists()
+    try:
+        with lightning_faults():
+            trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
+        weights = load_best(task, folder)
+        measured = test(trainer, task, data)
+    except BaseException as error:
+        write_manifest(folder, {**manifest, **clock.figures(), "status": f"{type(error).__name__}: {one_line(error)}"})
+        raise
+    manifest |= {
+        "status": "finished",
+        **clock.figures(),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "monitor": task.monitor,
+        "best_epoch": checkpoints.best_epoch + 1,
+        "metrics": {**checkpoints.best_metrics, **measured},
+        "weights_sha256": weights_sha256(weights),
+    }
+    if main_process():
+        samples = draw(folder, task, data)
+        write_manifest(folder, manifest)
+        tell(folder, manifest, samples)
+
+
+def build(config: DictConfig) -> tuple[Stream, Task]:
+    """Make the data module, which reads nothing yet, and the task with its model; the seed decides the weights.
+
+    Raises:
+        ConfigError: if values do not fit together.
+    """
+    pl.seed_everything(config.seed, verbose=False)
+    try:
+        return instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, PatchworkError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, ValueError):
+            raise ConfigError(f"{error.full_key or 'configuration'}: {one_line(error.__cause__)}") from error
+        raise
+
+
+def parts(config: DictConfig, group: str) -> list[Any]:
+    """Make all that a group lists by name, but for those set to null."""
+    nodes = config[group] or {}
+    return [instantiate(nodes[name], _convert_="all") for name in nodes if nodes[name] is not None]
+
+
+def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> Trainer:
+    """Make the Trainer, which logs nowhere yet.
+
+    Raises:
+        ConfigError: if it refuses its settings.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are advertisements and hints
+    warnings.filterwarnings("ignore", module="pytorch_lightning|torchmetrics|torch")
+    with lightning_faults():
+        return instantiate(
+            config.trainer,
+            _convert_="all",
+            callbacks=callbacks,
+            plugins=[SafeCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+
+
+@contextmanager
+def lightning_faults() -> Iterator[None]:
+    """Tell what Lightning finds wrong with the settings as a `ConfigError`."""
+    try:
+        yield
+    except (MisconfigurationException, InstantiationException) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, MisconfigurationException | ValueError | TypeError):
+            raise ConfigError(f"trainer: {one_line(cause)}") from error
+        raise
+
+
+def check_accelerator(name: str) -> None:
+    """Check that the accelerator is there.
+
+    Raises:
+        ResourceError: if it is not on this machine.
+        ConfigError: if there is none of that name.
+    """
+    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = there["cuda"] or there["mps"]
+    usable = ", ".join(name for name, found in there.items() if found)
+    if name not in there:
+        raise ConfigError(f"trainer.accelerator={name} is not known: use one of {usable}")
+    if not there[name]:
+        raise ResourceError(f"trainer.accelerator={name} is not there on this machine: use one of {usable}")
+
+
+def load_best(task: Task, folder: Path) -> dict[str, torch.Tensor]:
+    """Load the best weights of a run, or the latest if it never validated, and return them.
+
+    Raises:
+        DataError: if there are none, or they belong to another model.
+    """
+    best, last = folder / "checkpoints" / BEST, folder / "checkpoints" / LAST
+    weights = (read(best) if best.exists() else read_latest(last))["state_dict"]
+    try:
+        task.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"the checkpoint in {folder} is of another model: {one_line(error)[:200]}") from error
+    return weights
+
+
+def test(trainer: Trainer, task: Task, data: Stream) -> dict[str, float]:
+    """Measure the test split once, and return its metrics by name."""
+    (measured,) = trainer.test(task, data, verbose=False)
+    return {name: round(value, 6) for name, value in measured.items() if name.startswith("test/")}
+
+
+def same_digits(manifest: dict[str, Any], data: Stream) -> None:
+    """Raise a `DataError` if the source found now has other contents than the run's."""
+    if manifest.get("data_digest", data.source.digest) != data.source.digest:
+        raise DataError(
+            f"digits={data.source.name} here, but the run was made with digits={manifest['digits']} of other contents "
+            f"(data_digest {manifest['data_digest'][:12]}…): put those where they can be found"
+        )
+
+
+def describe(config: DictConfig, task: Task, data: Stream) -> dict[str, Any]:
+    """Say what a run is and where it was made, as its manifest does."""
+    task_name, model_name = chosen()
+    return {
+        "task": task_name,
+        "model": model_name,
+        "seed": config.seed,
+        "digits": data.source.name,
+        "data_digest": data.source.digest,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "commit": commit(),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+    }
+
+
+def commit() -> str | None:
+    """Return the commit that this package is at, with a + if it was changed since; None if it is not in git."""
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=here, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return asked.stdout.strip() or None
+
+
+def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
+    """Put down what the run is before it begins, and tell its folder to the other processes."""
+    os.environ[FOLDER] = str(folder)
+    if main_process():
+        write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
+        write_manifest(folder, manifest)
+
+
+def draw(folder: Path, task: Task, data: Stream) -> list[Sample]:
+    """Draw the run's figures, and return predictions of the test split to show."""
+    from patchwork.figures.curves import curves
+    from patchwork.figures.samples import picture
+
+    batch = next(iter(data.test_dataloader()))
+    batch = {name: values[:24].to(task.device) for name, values in batch.items()}
+    samples = task.eval().samples(batch, 24)
+    if (folder / "metrics.csv").exists():
+        curves(folder / "metrics.csv", folder / "figures" / "curves.png")
+    if samples:
+        picture(samples, folder / "figures" / "samples.png", title=f"{chosen()[0]} · test")
+    return samples
+
+
+def tell(folder: Path, manifest: dict[str, Any], samples: list[Sample]) -> None:
+    """Print the held-out result, a few predictions and where everything is."""
+    from patchwork.figures.braille import render
+
+    if samples:
+        print(render(samples[:5], color=sys.stdout.isatty(), width=shutil.get_terminal_size((120, 24)).columns))
+    print(f"held-out result on {manifest['digits']} digits, by the weights of epoch {manifest['best_epoch']}:")
+    for name, value in manifest["metrics"].items():
+        if name.startswith("test/") and name.count("/") == 1:
+            print(f"  {name:<24} {value:.4f}")
+    print(f"trained {manifest['train_seconds']:.0f} s, {manifest['parameters']:,} parameters, seed {manifest['seed']}")
+    print(f"kept in {folder}")

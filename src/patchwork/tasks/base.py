@@ -1,0 +1,146 @@
+"""What all tasks share: one step for every split, metrics by name, optimizer and schedule."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from patchwork.errors import ConfigError, NumericError
+
+Batch = dict[str, Tensor]
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prediction to look at: a picture and, per cell in reading order, what was expected and what was said."""
+
+    image: Tensor  # (C, height, width), in [0, 1]
+    expected: Sequence[str]
+    predicted: Sequence[str]
+    rows: int = 1
+    cols: int = 1
+
+
+class Task(pl.LightningModule):
+    """A model, its loss and its metrics.
+
+    A child gives `step`, `metrics` and `samples`, and names in `calls` the methods it calls on its model with their
+    arguments, so that a model that doesn't fit is found before anything runs.
+
+    Args:
+        model: the network.
+        optimizer: makes the optimizer of a module, see `patchwork.optim`.
+        scheduler: makes the schedule of an optimizer, see `patchwork.optim`.
+        monitor: the validation metric that chooses the best checkpoint.
+        mode: whether more of it is better (`max`) or less (`min`).
+    """
+
+    calls: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[[nn.Module], Optimizer],
+        scheduler: Callable[[Optimizer, int], LRScheduler],
+        monitor: str,
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        super().__init__()
+        self.check_fit(type(model))
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.monitor = monitor
+        self.mode = mode
+        measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
+        # not saved in checkpoints: a metric starts anew with each evaluation
+        self.measures = nn.ModuleDict({f"on_{split}": measures.clone(prefix=f"{split}/") for split in ("val", "test")})
+        names = [f"val/{name}" for name in measures]
+        if monitor not in names:
+            raise ConfigError(f"task.monitor={monitor} is not measured: use one of {', '.join(names)}")
+
+    @classmethod
+    def check_fit(cls, model: type) -> None:
+        """Raise a `ConfigError` if a class of models lacks what this task calls."""
+        for method, arguments in cls.calls.items():
+            found = getattr(model, method, None)
+            if found is None or list(inspect.signature(found).parameters)[1 : len(arguments) + 1] != list(arguments):
+                raise ConfigError(
+                    f"model={model.__name__} does not fit task={cls.__name__}, "
+                    f"which calls {method}({', '.join(arguments)})"
+                )
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Make the metrics of one split, by name."""
+
+    @abstractmethod
+    def step(self, batch: Batch, split: Split) -> Tensor:
+        """Return the mean loss of a batch; on validation and test also `measure` what was predicted."""
+
+    def samples(self, batch: Batch, count: int) -> list[Sample]:
+        """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""
+        return []
+
+    def measure(self, split: Split, *arguments: Tensor, **named: Tensor) -> None:
+        """Add a batch to the metrics of a split."""
+        for name, metric in self.measures[f"on_{split}"].items(keep_base=True, copy_state=False):
+            if name != "loss":
+                metric.update(*arguments, **named)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        return self.step(batch, "train")
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self.evaluate(batch, "test")
+
+    def evaluate(self, batch: Batch, split: Split) -> None:
+        loss = self.step(batch, split)
+        self.measures[f"on_{split}"]["loss"].update(loss, weight=len(next(iter(batch.values()))))
+
+    def on_validation_epoch_end(self) -> None:
+        self.report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.report("test")
+
+    def report(self, split: Split) -> None:
+        """Log a split's metrics; one that has many values, as a dictionary, is logged under `split/name/key`."""
+        collection = self.measures[f"on_{split}"]
+        # under the name `step` Lightning takes it for the loggers' axis, which is then the same as in training
+        place = {"epoch": float(self.current_epoch), "step": float(self.global_step)}
+        self.log_dict({**collection.compute(), **place}, sync_dist=True)
+        collection.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.model)
+        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together, and stop before a step that would make the weights not finite."""
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
+        if not norm.isfinite():
+            raise NumericError(
+                f"the gradient's norm is {norm.item()} at epoch {self.current_epoch}, step {self.global_step}, and must "
+                f"be finite: try a smaller optimizer.lr ({optimizer.param_groups[0]['lr']:g} now) or "
+                f"trainer.gradient_clip_val ({gradient_clip_val} now); the weights kept are those from before this step"
+            )

@@ -1,0 +1,106 @@
+"""Read the digits of a grid as a sequence (documents 000 and 003).
+
+1. Training is teacher-forced: predict each token from the image and the true tokens before it, `<finish>` last.
+2. Validation and test decode greedily, as a user would; teacher forcing flatters.
+"""
+
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from patchwork.tasks.base import Batch, Sample, Split, Task
+
+
+class Share(Metric):
+    """The share of things that are right; a child says which things."""
+
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, things: int = 1) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros(things, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        return (self.right / self.total).squeeze()
+
+
+class SequenceAccuracy(Share):
+    """The share of sequences that are right in every place."""
+
+    def update(self, predicted: Tensor, expected: Tensor) -> None:
+        """Add sequences of tokens, both (B, T)."""
+        self.right += (predicted == expected).all(dim=1).sum()
+        self.total += len(expected)
+
+
+class DigitAccuracy(Share):
+    """The share of digits that are right."""
+
+    def update(self, predicted: Tensor, expected: Tensor) -> None:
+        """Add sequences of tokens, both (B, T)."""
+        self.right += (predicted == expected).sum()
+        self.total += expected.numel()
+
+
+class CellAccuracy(Share):
+    """The share of digits that are right in each cell of the grid, as `row_col` from the top left."""
+
+    def __init__(self, rows: int, cols: int) -> None:
+        super().__init__(rows * cols)
+        self.places = [f"{row}_{col}" for row in range(rows) for col in range(cols)]
+
+    def update(self, predicted: Tensor, expected: Tensor) -> None:
+        """Add sequences of tokens, both (B, rows·cols)."""
+        self.right += (predicted == expected).sum(dim=0)
+        self.total += len(expected)
+
+    def compute(self) -> dict[str, Tensor]:
+        shares = self.right / self.total
+        return {f"cell_accuracy/{place}": share for place, share in zip(self.places, shares, strict=True)}
+
+
+class Seq2Seq(Task):
+    """Predict the digits of an image in reading order, and that they are finished."""
+
+    calls: ClassVar = {
+        "forward": ("image", "tokens"),
+        "encode": ("image",),
+        "decode": ("memory", "tokens"),
+        "greedy": ("memory",),
+    }
+
+    def metrics(self) -> dict[str, Metric]:
+        return {
+            "sequence_accuracy": SequenceAccuracy(),
+            "digit_accuracy": DigitAccuracy(),
+            "cell_accuracy": CellAccuracy(self.model.rows, self.model.cols),
+        }
+
+    def step(self, batch: Batch, split: Split) -> Tensor:
+        digits = batch["digits"]  # (B, T)
+        memory = self.model.encode(batch["image"])  # (B, N, D)
+        logits = self.model.decode(memory, F.pad(digits, (1, 0), value=self.model.start))  # (B, T + 1, V)
+        target = F.pad(digits, (0, 1), value=self.model.finish)  # (B, T + 1)
+        if split != "train":
+            self.measure(split, self.model.greedy(memory), digits)
+        return F.cross_entropy(rearrange(logits, "b t v -> (b t) v"), target.flatten())
+
+    def samples(self, batch: Batch, count: int) -> list[Sample]:
+        image, digits = batch["image"][:count], batch["digits"][:count]
+        predicted = self.model.generate(image)  # (B, T)
+        low, high = image.amin(), image.amax()
+        return [
+            Sample(picture, self.words(truth), self.words(said), rows=self.model.rows, cols=self.model.cols)
+            for picture, truth, said in zip(((image - low) / (high - low)).cpu(), digits, predicted, strict=True)
+        ]
+
+    def words(self, tokens: Tensor) -> list[str]:
+        """Write tokens (T,) as a reader would: digits as they are, `<start>` as ^ and `<finish>` as $."""
+        special = {self.model.start: "^", self.model.finish: "$"}
+        return [special.get(token, str(token)) for token in tokens.tolist()]

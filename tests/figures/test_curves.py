@@ -1,0 +1,184 @@
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+
+from patchwork.figures import curves as module
+from patchwork.figures.curves import curves, read, smooth, spread
+
+Rows = list[dict[str, Any]]
+
+
+def write(path: Path, rows: Rows) -> Path:
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["epoch", "step"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def training(epochs: int, steps: int = 20) -> Rows:
+    """Make the table of a run: a row for each step, and one for each validation."""
+    rows: Rows = []
+    for step in range(epochs * steps):
+        epoch, loss = step // steps, 2.3 * math.exp(-step / 50)
+        rows.append({"epoch": epoch, "step": step, "train/loss": loss, "lr": 1e-3})
+        if step % steps == steps - 1:
+            accuracy = 1 - 0.5 * math.exp(-epoch)
+            rows.append({"epoch": epoch, "step": step, "val/loss": loss, "val/sequence_accuracy": accuracy})
+            rows[-1] |= {"val/digit_accuracy": accuracy**0.25, "val/cell_accuracy/1_2": accuracy}
+    return [*rows, {"epoch": epochs, "step": epochs * steps, "test/loss": 0.3, "test/sequence_accuracy": 0.9}]
+
+
+def without(rows: Rows, *prefixes: str) -> Rows:
+    return [{name: value for name, value in row.items() if not name.startswith(prefixes)} for row in rows]
+
+
+TABLES: dict[str, Rows] = {
+    "a run": training(8),
+    "a single epoch": training(1),
+    "a long run": training(200, 5),
+    "one row": [{"epoch": 0, "step": 0, "train/loss": 2.3}],
+    "one validation": [{"epoch": 0, "step": 9, "val/accuracy": 0.5}],
+    "no rows": [],
+    "no validation": without(training(3), "val/"),
+    "no training": without(training(3), "train/", "lr"),
+    "no learning rate": without(training(3), "lr"),
+    "no accuracy": without(training(3), "val/seq", "val/dig"),
+    "nothing finite": [{"epoch": 0, "step": i, "train/loss": "nan", "val/loss": "inf", "lr": ""} for i in range(5)],
+    "holes": [row | ({"train/loss": "nan"} if row["step"] % 3 else {}) for row in training(4)],
+    "words": [row | ({"val/loss": "oops"} if "val/loss" in row else {}) for row in training(2)],
+    "zero and negative losses": [{"epoch": 0, "step": i, "train/loss": 2 - i, "val/loss": 0.0} for i in range(5)],
+    "zero losses": [{"epoch": 0, "step": i, "train/loss": 0.0, "lr": 0.0} for i in range(5)],
+    "perfect": [{"epoch": i, "step": i, "val/accuracy": 1.0} for i in range(5)],
+    "huge and tiny": [{"epoch": i, "step": i, "train/loss": 10.0**-i, "val/perplexity": 1e9 * i} for i in range(12)],
+    "many metrics": [{"epoch": i, "step": i} | {f"val/m_{j}": 1 - 0.001 * j for j in range(30)} for i in range(4)],
+    "a long name": [{"epoch": i, "step": i, "val/" + "very_" * 20 + "long": 0.1 * i} for i in range(4)],
+    "validation in mid-epoch": [{"epoch": i // 4, "step": 10 * i, "val/accuracy": i / 20} for i in range(12)],
+    "no epochs nor steps": [{"val/accuracy": 0.1 * i, "train/loss": 1.0} for i in range(5)],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", TABLES)
+def test_any_table_gives_a_readable_picture(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "figures" / "curves.png"
+    curves(write(tmp_path / "metrics.csv", TABLES[name]), path)
+    assert imread(path).shape == (600, 1575, 4)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Rows, **options: Any) -> Any:
+    """Draw a table and return the figure instead of writing it."""
+    figures: list[Any] = []
+    monkeypatch.setitem(curves.__globals__, "save", lambda figure, path: figures.append(figure))
+    curves(write(tmp_path / "metrics.csv", rows), tmp_path / "curves.png", **options)
+    return figures[0]
+
+
+def words(figure: Any) -> str:
+    return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
+
+
+def test_every_line_is_named_and_what_lies_deeper_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = words(drawn(tmp_path, monkeypatch, training(5)))
+    for name in ("training", "validation", "learning rate", "sequence accuracy", "digit accuracy"):
+        assert name in text.split("\n")
+    assert "cell" not in text
+    assert "test" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "best"),
+    [
+        ({}, "best accuracy 80.00 % at epoch 2"),
+        ({"monitor": "val/accuracy", "mode": "min"}, "best accuracy 40.00 % at epoch 0"),
+        ({"monitor": "val/loss"}, "best loss 0.5 at epoch 1"),
+        ({"monitor": "val/loss", "mode": "max"}, "best loss 3 at epoch 3"),
+        ({"monitor": "val/missing"}, "best accuracy 80.00 % at epoch 2"),
+    ],
+)
+def test_the_best_epoch_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], best: str
+) -> None:
+    pairs = [(2.0, 0.4), (0.5, 0.6), (1.0, 0.8), (3.0, 0.7)]
+    rows = [
+        {"epoch": i, "step": 10 * i, "val/loss": loss, "val/accuracy": accuracy}
+        for i, (loss, accuracy) in enumerate(pairs)
+    ]
+    assert best in words(drawn(tmp_path, monkeypatch, rows, **options))
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES) - {"a long name"}))
+def test_nothing_overlaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    rows = TABLES[name] if name != "many metrics" else without(TABLES[name], "val/m_1", "val/m_2")
+    figure = drawn(tmp_path, monkeypatch, rows)
+    FigureCanvasAgg(figure).draw()
+    texts = [text for axes in figure.axes for text in [*axes.texts, axes.title, axes._left_title] if text.get_text()]
+    texts += [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        texts += [label for place, label in ticks if axes.axison and low <= place <= high]
+    boxes = [text.get_window_extent().shrunk(0.95, 0.8) for text in texts]
+    for i, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        for j in range(i):
+            assert not box.overlaps(boxes[j]), (texts[i].get_text(), texts[j].get_text())
+
+
+def test_read_skips_what_is_not_a_number_and_sorts_by_step(tmp_path: Path) -> None:
+    rows = [
+        {"epoch": 1, "step": 20, "val/loss": 0.5},
+        {"epoch": 0, "step": 10, "val/loss": 1.0, "lr": "nan"},
+        {"epoch": 2, "step": 30, "val/loss": ""},
+        {"epoch": 3, "step": 40, "val/loss": "inf"},
+    ]
+    columns = read(write(tmp_path / "metrics.csv", rows))
+    assert columns["val/loss"].value.tolist() == [1.0, 0.5]
+    assert columns["val/loss"].step.tolist() == [10, 20]
+    assert columns["val/loss"].epoch.tolist() == [0, 1]
+    assert "lr" not in columns
+
+
+@pytest.mark.parametrize("n", [1, 49, 50, 51, 1000])
+def test_smoothing_keeps_the_level_and_lessens_the_noise(n: int) -> None:
+    assert np.allclose(smooth(np.full(n, 3.0)), 3.0)
+    noise = np.random.default_rng(0).normal(size=n)
+    assert smooth(noise).shape == (n,)
+    assert n < 50 or smooth(noise).std() < 0.9 * noise.std()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 50])
+def test_spread_keeps_the_order_and_the_distance(n: int) -> None:
+    wanted = np.random.default_rng(n).uniform(0.8, 1.2, n).tolist()
+    places = spread(wanted, 0.05)
+    gap = min(0.05, 1 / max(n - 1, 1)) - 1e-9
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    assert np.all(np.diff(sorted(places)) >= gap)
+    assert np.argsort(places, kind="stable").tolist() == np.argsort(wanted, kind="stable").tolist()
+
+
+def test_spread_moves_nothing_that_has_room() -> None:
+    assert spread([0.7, 0.1, 0.4], 0.1) == [0.7, 0.1, 0.4]
+
+
+def test_a_failed_picture_leaves_the_old_one(tmp_path: Path) -> None:
+    class Broken:
+        def savefig(self, path: Path, **_: Any) -> None:
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        module.save(Broken(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
