@@ -31,16 +31,19 @@ class Seeds(pl.Callback):
 
 
 class TrainingLog(pl.Callback):
-    """Log the loss of a batch and the learning rate every `trainer.log_every_n_steps` optimizer steps.
+    """Log the loss of a batch and the learning rate every `every` optimizer steps.
 
     Straight to the loggers: `LightningModule.log` keeps books at every step, which shows at steps of milliseconds.
     """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step = trainer.global_step
-        if step % trainer.log_every_n_steps or (index + 1) % trainer.accumulate_grad_batches:
+        if step % self.every or (index + 1) % trainer.accumulate_grad_batches:
             return
         loss = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
         values = {"train/loss": float(loss), "lr": trainer.optimizers[0].param_groups[0]["lr"]}
@@ -58,16 +61,25 @@ class Clock(pl.Callback):
         self.samples = 0
         self.since: float | None = None
 
-    def start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.since = time.perf_counter()
 
-    def stop(self, *_: Any) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.stop()
+
+    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.since = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.stop()
+
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         if self.since is not None:
             self.train_seconds += time.perf_counter() - self.since
             self.since = None
-
-    on_train_start = on_validation_end = start
-    on_validation_start = on_train_end = on_exception = stop
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -130,7 +142,10 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         done = index + 1
-        if done == trainer.num_training_batches or done % trainer.val_check_batch == 0:
+        if (
+            done == trainer.num_training_batches
+            or done % (trainer.val_check_batch or trainer.num_training_batches) == 0
+        ):
             return  # what follows, validation and the epoch's end, saves
         if done % trainer.accumulate_grad_batches:
             return
@@ -142,7 +157,7 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics[task.monitor].item()
+        score = trainer.callback_metrics[str(task.monitor)].item()
         if self.best is None or (score > self.best if task.mode == "max" else score < self.best):
             self.best, self.best_epoch = score, trainer.current_epoch
             measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -171,7 +186,7 @@ class Checkpoints(pl.Callback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
-            if type(logger).__name__ in checkpoint["records"]:
+            if hasattr(logger, "load_state_dict") and type(logger).__name__ in checkpoint["records"]:
                 logger.load_state_dict(checkpoint["records"][type(logger).__name__])
 
     def state_dict(self) -> dict[str, Any]:
@@ -223,12 +238,11 @@ class Progress(ProgressBar):
             self.bar = tqdm(
                 total=int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches,
                 initial=trainer.fit_loop.epoch_loop.total_batch_idx + 1,
-                desc="training",
                 unit="step",
                 dynamic_ncols=True,
                 mininterval=0.25,
                 smoothing=0.1,
-                bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} · {rate_fmt} · {remaining} left{postfix}",
+                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} · {rate_fmt} · {remaining} left {postfix}",
             )
 
     def on_train_batch_end(
@@ -240,7 +254,7 @@ class Progress(ProgressBar):
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        text = f"{task.monitor} {float(trainer.callback_metrics[task.monitor]):.4f}"
+        text = f"{task.monitor} {float(trainer.callback_metrics[str(task.monitor)]):.4f}"
         if self.bar is not None:
             self.bar.set_postfix_str(text)
         else:

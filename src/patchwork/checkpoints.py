@@ -75,7 +75,9 @@ def read(path: Path) -> dict[str, Any]:
         raise DataError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     archive, digest = content[:-COMMENT], content[-COMMENT:]
     if not digest.startswith(MARK):
-        raise DataError(f"checkpoint {path} is damaged or foreign: it does not end with the digest that runs here write")
+        raise DataError(
+            f"checkpoint {path} is damaged or foreign: it does not end with the digest that runs here write"
+        )
     if hashlib.sha256(archive[:-2] + bytes(2)).hexdigest().encode() != digest[len(MARK) :]:
         raise DataError(f"checkpoint {path} is damaged: its contents do not match its SHA-256")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

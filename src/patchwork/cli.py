@@ -34,6 +34,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> None:
+            import patchwork.lightning  # noqa: F401
+
             try:
                 function(config)
             except PatchworkError as error:
@@ -66,7 +68,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 
 def tell(error: BaseException) -> None:
-    print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that train together speaks for all
+        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
 
 
 def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, NonNegativeInt, PydanticUserError, TypeAdapter,
 
 from patchwork.errors import ConfigError
 
-ROOMS = {  # top-level key: where its targets are defined
+ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets are defined
     "task": "patchwork.tasks",
     "model": "patchwork.models",
     "data": "patchwork.data",
@@ -45,7 +45,7 @@ def check(config: DictConfig) -> None:
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     assert isinstance(plain, dict)
-    for key, value in plain.items():
+    for key, value in sorted(plain.items(), key=lambda item: item[0] == "task"):  # the task, which links others, last
         if key in PLAIN:
             check_value(key, value, PLAIN[key])
         elif key not in ROOMS:
@@ -87,8 +87,8 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
     try:
         adapter(annotation).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
-        allowed = dict.fromkeys(fault["msg"].removeprefix("Input should be ") for fault in error.errors())
-        raise ConfigError(f"{path}={value!r} is not allowed: use {' or '.join(allowed)}") from error
+        allowed = dict.fromkeys(fault["msg"].replace("Input", "it") for fault in error.errors())
+        raise ConfigError(f"{path}={value!r} is not allowed: {' or '.join(allowed)}") from error
 
 
 def adapter(annotation: Any) -> TypeAdapter:
@@ -126,9 +126,11 @@ def modules() -> frozenset[str]:
 @cache
 def signature(target: Any) -> dict[str, Any]:
     """Return the keyword parameters of a class or function with their annotations; `**rest` stands for the parent's."""
-    makers = [vars(parent)["__init__"] for parent in target.__mro__ if "__init__" in vars(parent)] if isinstance(
-        target, type
-    ) else [target]
+    makers = (
+        [vars(parent)["__init__"] for parent in target.__mro__ if "__init__" in vars(parent)]
+        if isinstance(target, type)
+        else [target]
+    )
     parameters: dict[str, Any] = {}
     for maker in makers:
         maker = inspect.unwrap(maker)
@@ -144,7 +146,7 @@ def signature(target: Any) -> dict[str, Any]:
 
 def unknown(path: str, value: Any, owner: str, known: Iterable[str]) -> ConfigError:
     """Say that a key is not known, with the likeliest one first."""
-    known = sorted(known)
+    known = sorted(name for name in known if not name.startswith("_"))
     close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return ConfigError(f"{path}={value!r} is not a key of {owner}{hint}; its keys are {', '.join(known)}")

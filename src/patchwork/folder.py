@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from yaml import YAMLError
 
 from patchwork.checkpoints import write_bytes
@@ -24,7 +24,7 @@ FOLDER = "PATCHWORK_FOLDER"  # tells the run's folder to the processes that Ligh
 
 def main_process() -> bool:
     """Return whether this is the process that writes and prints, of those that train together."""
-    return rank_zero_only.rank == 0
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def find_run(config: DictConfig) -> tuple[DictConfig, Path | None]:
@@ -85,7 +85,8 @@ def same_config(config: DictConfig, folder: Path) -> DictConfig:
     for key in sorted(set(ours) | set(theirs)):
         if ours.get(key) != theirs.get(key) and key not in CHANGEABLE:
             raise ConfigError(
-                f"{key}={ours.get(key)!r} is not what the run in {folder} has: use {theirs.get(key)!r}, or another folder"
+                f"{key}={ours.get(key)!r} is not what the run in {folder} has: "
+                f"use {theirs.get(key)!r}, or another folder"
             )
     return config
 
@@ -93,7 +94,8 @@ def same_config(config: DictConfig, folder: Path) -> DictConfig:
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Flatten nested keys to dotted ones."""
     if isinstance(node, DictConfig):
-        return {key: value for name in node for key, value in flat(node[name], f"{path}.{name}".lstrip(".")).items()}
+        below = (flat(value, f"{path}.{name!s}".lstrip(".")) for name, value in node.items())
+        return {key: value for values in below for key, value in values.items()}
     return {path: node}
 
 

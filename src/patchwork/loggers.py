@@ -31,7 +31,7 @@ class MetricsTable(Logger):
     version = ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml has them."""
+        """Do nothing: the run's config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -75,10 +75,12 @@ class TensorBoard(TensorBoardLogger):
 
 
 class Wandb(WandbLogger):
-    """Weights & Biases, in the run's folder `wandb`; offline where there is no key, to be sent later by `wandb sync`."""
+    """Weights & Biases, in the run's folder `wandb`; offline where there is no key, for `wandb sync` to send later."""
 
     def __init__(self, folder: Path, *, project: StrictStr) -> None:
         offline = not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists())
         if offline:
-            print(f"logger=wandb: no key was found, so the run is logged offline; later: wandb sync {folder}/wandb/*run-*")
+            print(
+                f"logger=wandb: no key was found, so the run is logged offline; later: wandb sync {folder}/wandb/*run-*"
+            )
         super().__init__(name=folder.name, save_dir=folder, project=project, offline=offline)

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import io
 import itertools
+import logging
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -142,7 +144,6 @@ def test_every_container_gives_the_same_digits(tmp_path: Path, contents: dict[st
         == hashlib.sha256(b"".join(c[16 if "images" in n else 8 :] for n, c in contents.items())).hexdigest()
     )
     assert other.test.images.numpy().tobytes() == contents["t10k-images-idx3-ubyte"][16:]
-    other.test.images.fill_(0)  # a tensor of its own, not a view of the file
 
 
 @pytest.mark.parametrize("validation", [1, 7, TRAIN - 1])
@@ -175,6 +176,19 @@ def test_the_cut_is_not_the_runs(world: Path, contents: dict[str, bytes]) -> Non
 def test_the_digest_does_not_depend_on_the_cut(world: Path, contents: dict[str, bytes]) -> None:
     write_idx(world / "data/mnist", contents)
     assert MNIST(validation=3).load().digest == MNIST(validation=9).load().digest
+
+
+def test_digits_are_tensors_of_their_own() -> None:
+    parts = [np.ones(shape, np.uint8) for shape in ((TRAIN, 28, 28), (TRAIN,), (TEST, 28, 28), (TEST,))]
+    for tensor in tensors(digits.cut("mnist", parts, 7)):
+        tensor.fill_(0)
+    assert all(part.all() for part in parts)
+
+
+def test_a_raw_file_wins_over_its_gzip(world: Path, contents: dict[str, bytes]) -> None:
+    write_idx(world / "data/mnist", contents)
+    write_gzip(world / "data/mnist", dict.fromkeys(contents, b"never read"))
+    assert MNIST(validation=7).load().name == "mnist"
 
 
 @pytest.mark.parametrize("validation", [TRAIN, TRAIN + 1])
@@ -537,9 +551,12 @@ def test_a_download_is_whole_checked_quiet_and_kept(
     serve: Callable[..., Mirror],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    mirror = serve()
+    mirror, log = serve(), io.StringIO()
     monkeypatch.setattr(digits, "MIRRORS", (mirror.url,))
+    monkeypatch.setattr(pooch.get_logger(), "handlers", [logging.StreamHandler(log)])
+    pooch.get_logger().setLevel("INFO")  # as pooch would have it
     source = MNIST(validation=7).load()
+    assert not log.getvalue()
     assert capfd.readouterr() == ("", "")
     write_idx(world / "elsewhere", contents)
     assert same(source, MNIST(root=str(world / "elsewhere"), validation=7).load())
@@ -547,6 +564,15 @@ def test_a_download_is_whole_checked_quiet_and_kept(
     assert mirror.gets == 4
     assert same(source, Auto(validation=7).load())
     assert mirror.gets == 4
+
+
+def test_a_download_goes_into_the_checkout_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Mirror]
+) -> None:
+    monkeypatch.setattr(digits, "MIRRORS", (serve().url,))
+    monkeypatch.setattr(digits, "roots", lambda: [tmp_path / "a/here", tmp_path / "b/checkout"])
+    assert MNIST().find() == tmp_path / "b/checkout/data/mnist"
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_terminal_sees_the_progress(

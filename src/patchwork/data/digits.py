@@ -182,7 +182,7 @@ def warn(reason: str) -> None:
         "Say digits=mnist to make this an error, digits=uci to make it no surprise.",
     )
     wrapped = [textwrap.wrap(part, 92, break_long_words=False, break_on_hyphens=False) for part in text]
-    lines = [f"##  {line}" for part in wrapped for line in ("", *part)]
+    lines = [f"##  {line}".rstrip() for part in wrapped for line in ("", *part)]
     print("#" * 100, *lines, "##", "#" * 100, sep="\n", file=sys.stderr, flush=True)
 
 

@@ -55,7 +55,6 @@ class Stitched(Stream):
         self.rows, self.cols, self.cell_size, self.num_classes = rows, cols, cell_size, num_classes
         self.fresh = fresh
         self.augment = augment
-        self.source: Digits | None = None
 
     def prepare_data(self) -> None:
         """Load the digits before any process is started, so that a missing file is found early."""
@@ -63,7 +62,7 @@ class Stitched(Stream):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the digits once and fix the grids of validation and test."""
-        if self.source is not None:
+        if hasattr(self, "source"):
             return
         self.source = self.origin.load()
         self.parts: dict[Part, Split] = {

@@ -7,7 +7,7 @@ number of workers, and shards for distributed training that do not overlap.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,12 +15,12 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from patchwork.data.digits import Digits
 from patchwork.errors import ConfigError
 
 Batch = dict[str, Tensor]
 Part = Literal["train", "val", "test"]
 Key = tuple[int, int]  # (epoch, index of the batch in it)
-
 
 
 def seed_of(*key: str | int) -> int:
@@ -62,6 +62,8 @@ class Stream(pl.LightningDataModule):
         train_size, val_size, test_size: samples in an epoch of each part.
         num_workers: processes that make batches ahead; batches do not depend on it.
     """
+
+    source: Digits  # once it is loaded
 
     def __init__(
         self,
@@ -114,11 +116,12 @@ class Stream(pl.LightningDataModule):
     def loader(self, part: Part) -> DataLoader:
         keys = Keys(self.length(part))
         if part == "train" and self.trainer:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
             keys = Keys(
                 self.length(part),
-                epoch=self.trainer.fit_loop.epoch_progress.current.processed,
-                first=progress.ready % self.length(part),
+                epoch=epochs.processed,
+                first=batches.ready % self.length(part),
             )
         return DataLoader(
             Batches(self, part, self.shard()), batch_size=None, sampler=keys, num_workers=self.num_workers

@@ -24,6 +24,7 @@ DPI = 150
 INK, QUIET, FAINT = "#2f3b47", "#6b7680", "#e3e6e9"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
 DASHES = ("-", "--", ":")  # once the colours are used up
+LONGEST = 28  # characters of a name
 SMALL, NORMAL, LARGE = 8.0, 9.0, 11.0  # points
 
 
@@ -205,8 +206,6 @@ def _draw_losses(figure: Figure, columns: dict[str, Series], losses: dict[str, S
 
 def _draw_metrics(figure: Figure, metrics: dict[str, Series], best: Best | None) -> None:
     """Draw the right half: one line for each of the validation's metrics, as percentages where they are fractions."""
-    from matplotlib.ticker import FuncFormatter
-
     labels = [_words(name) for name in metrics]
     widest = max((text_width(label, SMALL) for label in labels), default=0.0)
     left, bottom, top = 0.565, 0.13, 0.88
@@ -214,7 +213,7 @@ def _draw_metrics(figure: Figure, metrics: dict[str, Series], best: Best | None)
     axes = figure.add_axes((left, bottom, right - left, top - bottom))
     values = _join([series.value for series in metrics.values()])
     percent = len(values) > 0 and values.min() >= 0 and values.max() <= 1
-    _dress(axes, "Validation", "accuracy (%)" if percent else "value")
+    _dress(axes, "Validation", "accuracy (%)" if percent else "value", 100 if percent else 1)
 
     # Several validations in one epoch would stand on each other: then the steps tell them apart.
     by_step = any(len(set(series.epoch)) < len(series.epoch) for series in metrics.values())
@@ -232,14 +231,17 @@ def _draw_metrics(figure: Figure, metrics: dict[str, Series], best: Best | None)
         _nothing(axes, "no accuracy was measured")
     if percent:
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        axes.set_ylim(max(low, -0.02), min(high, 1 + 0.04 * (1 - low)))
     _limits(axes, _join(places))
     _name_lines(figure, axes, lines)
     axes.set_xlabel("step" if by_step else "epoch", fontsize=NORMAL, color=INK)
 
 
-def _dress(axes: Axes, title: str, unit: str) -> None:
+def _dress(axes: Axes, title: str, unit: str, scale: float = 1) -> None:
+    """Give a panel its title, its unit and plain numbers: values times `scale`."""
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:.6g}"))
     axes.set_title(title, fontsize=LARGE, color=INK, loc="left", pad=8, parse_math=False)
     axes.set_ylabel(unit, fontsize=NORMAL, color=INK)
     axes.tick_params(which="both", labelsize=SMALL, labelcolor=QUIET, color=FAINT, length=3)
@@ -267,7 +269,7 @@ def _ticks(axes: Axes, values: np.ndarray) -> None:
     """Choose ticks for a logarithmic axis that reads as plain numbers, whether it spans a tenth or ten decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    decades = math.log10(values.max() / values.min())
+    decades = math.log10(values.max()) - math.log10(values.min())
     if decades < 0.1:
         middle = math.sqrt(values.max() * values.min())
         axes.set_ylim(middle * 0.8, middle * 1.25)
@@ -318,4 +320,5 @@ def _style(i: int) -> tuple[str, str]:
 
 
 def _words(name: str) -> str:
-    return name.removeprefix("val/").replace("_", " ")
+    words = name.removeprefix("val/").replace("_", " ")
+    return words if len(words) <= LONGEST else words[: LONGEST - 1] + "…"

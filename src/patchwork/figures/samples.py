@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytorch_lightning as pl
 import torch
 from pydantic import PositiveInt
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from patchwork.figures.braille import labels, legend, render
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from patchwork.tasks.base import Sample, Task
 
 MARGIN, GAP, HEAD, LINE = 24, 30, 44, 24  # pixels: around the sheet, between samples, of its title, of a label
@@ -78,7 +78,7 @@ class Samples(pl.Callback):
         if (value := trainer.callback_metrics.get(monitor)) is not None:
             head += f" · {monitor} {float(value):.4f}"
         if not self.explained:
-            head += f"    {legend(color=color)}"
+            head += f"\n{legend(color=color)}"
             self.explained = True
         picture = render(self.samples, color=color, width=shutil.get_terminal_size().columns)
         self.samples = []
@@ -98,7 +98,7 @@ def _untouched(module: nn.Module) -> Iterator[None]:
     """Put the random states of all devices and the mode of each part of a module back to what they were."""
     modes = [(part, part.training) for part in module.modules()]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    with isolate_rng():
+    with pl.utilities.seed.isolate_rng():
         try:
             yield
         finally:
@@ -110,8 +110,9 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 def _speaks_braille() -> bool:
     """Tell whether stdout can encode the pictures; no run shall end for an old terminal."""
+    encoding = sys.stdout.encoding or getattr(sys.__stdout__, "encoding", None)  # Rich's stand-in tells none
     try:
-        "⠿┌✗".encode(sys.stdout.encoding or "ascii")
+        "⠿┌✗".encode(encoding or "ascii")
     except UnicodeEncodeError:
         return False
     return True
@@ -119,7 +120,7 @@ def _speaks_braille() -> bool:
 
 def _say(trainer: pl.Trainer, text: str) -> None:
     bar = trainer.progress_bar_callback
-    if bar is None or isinstance(bar, TQDMProgressBar):
+    if bar is None or isinstance(bar, pl.callbacks.TQDMProgressBar):
         tqdm.write(text)  # around all live bars; the callback's own print is silent once its bar is closed
     else:
         bar.print(text)
@@ -140,17 +141,18 @@ def picture(samples: Sequence[Sample], path: Path, title: str | None = None) -> 
     # Everything is measured in pixels, so that a pixel of an image becomes a whole number of pixels of the sheet.
     high, wide = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
     columns, zoom = _arrange(len(samples), high, wide, max(sample.rows for sample in samples))
-    across, down = round(wide * zoom), round(high * zoom)
+    across, down = max(round(wide * zoom), 1), max(round(high * zoom), 1)
 
     # Labels as large as the narrowest cell allows; what was expected goes below where there is no room beside.
     room = min(across / sample.cols if sample.cols > 1 else across + GAP // 2 for sample in samples) - 8
     pairs = [list(zip(*labels(sample), strict=True)) for sample in samples]
     inline = [_caption(expected, said)[0] for cells in pairs for expected, said in cells]
-    stacked = max(text_width(line, 0.8 * SIZE) for line in inline) * DPI > room
+    stacked = max(text_width(text, 0.8 * SIZE) for text in inline) * DPI > room
     captions = [[_caption(expected, said, stacked) for expected, said in cells] for cells in pairs]
-    widest = max(text_width(line, SIZE) for cells in captions for lines in cells for line in lines) * DPI
+    widest = max(text_width(text, SIZE) for cells in captions for lines in cells for text in lines) * DPI
     size = max(SIZE * min(1.0, room / max(widest, 1.0)), SMALLEST)
-    deep = LINE * max(len(lines) for cells in captions for lines in cells)
+    line = round(LINE * size / SIZE)
+    deep = line * max(len(lines) for cells in captions for lines in cells)
 
     rows = -(-len(samples) // columns)
     wrong = any(expected != said for cells in pairs for expected, said in cells)
@@ -170,41 +172,42 @@ def picture(samples: Sequence[Sample], path: Path, title: str | None = None) -> 
     if note:
         write(note, MARGIN, height - MARGIN, va="bottom", fontsize=SMALL, color=QUIET)
     for i, sample in enumerate(samples):
-        tall, broad = (round(length * zoom) for length in sample.image.shape[1:])
+        tall, broad = (max(round(length * zoom), 1) for length in sample.image.shape[1:])
         x = MARGIN + i % columns * (across + GAP) + (across - broad) // 2
         y = MARGIN + head + i // columns * pitch
         axes = figure.add_axes((x / width, 1 - (y + tall) / height, broad / width, tall / height))
-        image = sample.image.detach().float().cpu().nan_to_num().clamp(0, 1)
-        shown = image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)
-        axes.imshow(
-            shown.numpy(), cmap="gray", vmin=0, vmax=1, extent=(0, sample.cols, sample.rows, 0), aspect="auto",
-            interpolation="nearest" if zoom >= 1 else "antialiased",
-        )  # fmt: skip
-        axes.set(xticks=range(1, sample.cols), yticks=range(1, sample.rows))
-        axes.tick_params(length=0, labelbottom=False, labelleft=False)
-        axes.grid(True, color=FRAME, lw=0.5, alpha=0.5)
-        for spine in axes.spines.values():
-            spine.set(color=FRAME, lw=0.6)
-
+        _show(axes, sample, smoothly=zoom < 1)
         for j, (expected, said) in enumerate(pairs[i]):
             row, column = divmod(j, sample.cols)
-            color = RIGHT if said == expected else WRONG
-            if color == WRONG and len(pairs[i]) > 1:
+            right = said == expected
+            if not right and len(pairs[i]) > 1:
                 dx, dy = 2 * sample.cols / broad, 2 * sample.rows / tall  # just inside the cell
                 edge = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=WRONG, lw=1.2)
                 axes.add_patch(edge)
-            for k, line in enumerate(captions[i][j]):
-                middle = x + (column + 0.5) * broad / sample.cols
-                write(
-                    line,
-                    middle,
-                    y + tall + 8 + row * deep + k * LINE,
-                    ha="center",
-                    va="top",
-                    fontsize=size,
-                    color=color,
-                )
+            middle, top = x + (column + 0.5) * broad / sample.cols, y + tall + 8 + row * deep
+            style = {"ha": "center", "va": "top", "fontsize": size, "color": RIGHT if right else WRONG}
+            for k, text in enumerate(captions[i][j]):
+                write(text, middle, top + k * line, **style)
     save(figure, path)
+
+
+def _show(axes: Axes, sample: Sample, *, smoothly: bool) -> None:
+    """Fill a panel with a sample's image, one unit to a cell, with fine lines between the cells."""
+    image = sample.image.detach().float().cpu().nan_to_num().clamp(0, 1)
+    axes.imshow(
+        (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy(),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        extent=(0, sample.cols, sample.rows, 0),
+        aspect="auto",
+        interpolation="antialiased" if smoothly else "nearest",
+    )
+    axes.set(xticks=range(1, sample.cols), yticks=range(1, sample.rows))
+    axes.tick_params(length=0, labelbottom=False, labelleft=False)
+    axes.grid(True, color=FRAME, lw=0.5, alpha=0.5)
+    for spine in axes.spines.values():
+        spine.set(color=FRAME, lw=0.6)
 
 
 def _arrange(count: int, high: int, wide: int, rows: int) -> tuple[int, float]:

@@ -6,21 +6,30 @@
 4. `<finish>` follows the last digit.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from patchwork.models.transformer import AxialRotary, Block, Cache, LearnedPositions, PatchEmbed, initialise
+from patchwork.models.transformer import (
+    AxialRotary,
+    Block,
+    Cache,
+    ConvLayer,
+    LearnedPositions,
+    PatchEmbed,
+    initialise,
+)
 
 
 class EncoderDecoder(nn.Module):
     """Read the digits of a grid of `rows` × `cols` cells, each of `cell_size` pixels, in reading order.
 
-    The vocabulary is the `num_classes` digits, then `<start>`, then `<finish>`. `stem` lists the channels of a
-    convolutional stem; null embeds the pixels linearly. `positions` is how patches know where they are.
+    The vocabulary is the `num_classes` digits, then `<start>`, then `<finish>`. `stem` lists the layers of
+    a convolutional stem; without any, the pixels of a patch are embedded linearly. `positions` is how patches know
+    where they are.
 
     Raises:
         ValueError: if patches do not divide the image or heads do not divide the width.
@@ -35,7 +44,8 @@ class EncoderDecoder(nn.Module):
         num_classes: PositiveInt,
         in_channels: PositiveInt = 1,
         patch_size: PositiveInt = 28,
-        stem: list[PositiveInt] | None = None,
+        stem: list[ConvLayer],
+        stem_bfloat16: bool = False,
         embed_dim: PositiveInt = 64,
         num_heads: PositiveInt = 4,
         encoder_depth: NonNegativeInt = 2,
@@ -54,9 +64,10 @@ class EncoderDecoder(nn.Module):
             in_channels=in_channels,
             embed_dim=embed_dim,
             stem=stem,
+            bfloat16=stem_bfloat16,
         )
         grid = self.patch_embed.grid
-        block = {
+        block: dict[str, Any] = {
             "embed_dim": embed_dim,
             "num_heads": num_heads,
             "mlp_ratio": mlp_ratio,
@@ -76,6 +87,7 @@ class EncoderDecoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
         self.head = nn.Linear(embed_dim, num_classes + 2)
         initialise(self)
+        nn.init.zeros_(self.head.weight)  # begin with a uniform prediction
 
     def encode(self, image: Tensor) -> Tensor:
         """Turn images (B, C, height, width) into the memory (B, N, D) that the decoder looks at."""

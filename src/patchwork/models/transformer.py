@@ -5,15 +5,17 @@ the fused kernel; `attention_weights` reads the weights out of that same kernel,
 the network does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import NotRequired
 
 import torch
 from einops import rearrange
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 
 class Cache:
@@ -173,31 +175,24 @@ class Block(nn.Module):
         return norm(x + self.dropout(part(x)))
 
 
-class ConvStem(nn.Sequential):
-    """Convolutions that see strokes before the patches are cut (Xiao et al. 2021, https://arxiv.org/abs/2106.14881).
+class ConvLayer(TypedDict):
+    """One layer of a stem: a convolution, its stride, and the width of a max-pool after it; both 1 if not given."""
 
-    One 3×3 convolution per entry of `channels`, with batch normalisation and ReLU, and a 2×2 max-pool after each of the
-    first two: the map (B, channels[-1], height/4, width/4) has a quarter of the image's resolution.
-    """
-
-    stride = 4
-
-    def __init__(self, *, in_channels: int, channels: list[int]) -> None:
-        layers: list[nn.Module] = []
-        for index, (inner, outer) in enumerate(zip([in_channels, *channels], channels, strict=False)):
-            layers += [nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
-            if index < 2:
-                layers.append(nn.MaxPool2d(2))
-        super().__init__(*layers)
+    channels: PositiveInt
+    kernel: PositiveInt
+    stride: NotRequired[PositiveInt]
+    pool: NotRequired[PositiveInt]
 
 
 class PatchEmbed(nn.Module):
     """Cut an image into square patches and embed each: linearly, or after a convolutional stem.
 
-    `patch_size` counts pixels of the image, whether or not a stem comes first.
+    A stem lets strokes be seen before patches are cut (Xiao et al. 2021, https://arxiv.org/abs/2106.14881): layers of
+    convolution, batch normalisation and ReLU. `patch_size` counts pixels of the image, whether or not a stem comes
+    first. `bfloat16` computes both in that precision, which CPUs and GPUs of today do faster.
 
     Raises:
-        ValueError: if the patches do not divide the image, or the stem's stride does not divide the patches.
+        ValueError: if the patches do not divide the image, or the stem's strides do not divide the patches.
     """
 
     def __init__(
@@ -207,25 +202,38 @@ class PatchEmbed(nn.Module):
         patch_size: int,
         in_channels: int,
         embed_dim: int,
-        stem: list[int] | None = None,
+        stem: Sequence[ConvLayer] = (),
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         height, width = image_size
         if height % patch_size or width % patch_size:
             raise ValueError(f"patch_size={patch_size} does not divide the image of {height}×{width} pixels")
-        self.stem = ConvStem(in_channels=in_channels, channels=stem) if stem else nn.Identity()
-        stride = ConvStem.stride if stem else 1
+        layers: list[nn.Module] = []
+        channels, stride = in_channels, 1
+        for layer in stem:
+            kernel, pool = layer["kernel"], layer.get("pool", 1)
+            layers += [
+                nn.Conv2d(channels, layer["channels"], kernel, layer.get("stride", 1), kernel // 2, bias=False),
+                nn.BatchNorm2d(layer["channels"]),
+                nn.MaxPool2d(pool) if pool > 1 else nn.Identity(),  # before ReLU it gives the same on a smaller map
+                nn.ReLU(),
+            ]
+            channels, stride = layer["channels"], stride * layer.get("stride", 1) * pool
         if patch_size % stride:
             raise ValueError(f"patch_size={patch_size} is not a multiple of {stride}, the stride of the stem")
         self.grid = (height // patch_size, width // patch_size)
-        self.patch = patch_size // stride
-        self.proj = nn.Linear((stem[-1] if stem else in_channels) * self.patch**2, embed_dim)
+        self.low_precision = bfloat16
+        self.stem = nn.Sequential(*layers)
+        self.proj = nn.Conv2d(channels, embed_dim, patch_size // stride, patch_size // stride)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the layout that convolutions are fastest in
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, C, height, width) to patches (B, N, D) in reading order."""
-        x = self.stem(image)  # (B, C', height/stride, width/stride)
-        x = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch)
-        return self.proj(x)  # (B, N, D)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.low_precision):
+            x = self.stem(image.contiguous(memory_format=torch.channels_last))  # (B, C', height/stride, width/stride)
+            x = self.proj(x)  # (B, D, rows, cols)
+        return rearrange(x, "b d h w -> b (h w) d").to(image.dtype)  # (B, N, D)
 
 
 class LearnedPositions(nn.Module):
@@ -233,7 +241,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, *, length: int, embed_dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(length, embed_dim) * 0.02)
+        self.weight = nn.Parameter(torch.zeros(length, embed_dim))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add to `x` (B, T, D) the vectors of positions `start` to `start + T`."""
@@ -271,12 +279,14 @@ class AxialRotary(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Set linear and embedding weights to a normal law of deviation 0.02 and biases to zero, as GPT-2 does."""
+    """Set linear weights to a truncated normal law that keeps the scale of what passes, and biases to zero.
 
-    def init(module: Any) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    model.apply(init)
+    Positions and tokens begin at half the scale of a normalised stream, so that attention can tell them apart from the
+    first step on; at the usual 0.02 it takes hundreds of steps to find out.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding | LearnedPositions):
+            nn.init.normal_(module.weight, std=0.5)

@@ -64,7 +64,7 @@ class Task(pl.LightningModule):
         self.mode = mode
         measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
         # not saved in checkpoints: a metric starts anew with each evaluation
-        self.measures = nn.ModuleDict({f"on_{split}": measures.clone(prefix=f"{split}/") for split in ("val", "test")})
+        self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
         names = [f"val/{name}" for name in measures]
         if monitor not in names:
             raise ConfigError(f"task.monitor={monitor} is not measured: use one of {', '.join(names)}")
@@ -92,14 +92,19 @@ class Task(pl.LightningModule):
         """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""
         return []
 
+    def measures(self, split: Split) -> MetricCollection:
+        return self.on_val if split == "val" else self.on_test
+
     def measure(self, split: Split, *arguments: Tensor, **named: Tensor) -> None:
         """Add a batch to the metrics of a split."""
-        for name, metric in self.measures[f"on_{split}"].items(keep_base=True, copy_state=False):
+        for name, metric in self.measures(split).items(keep_base=True, copy_state=False):
             if name != "loss":
                 metric.update(*arguments, **named)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        return self.step(batch, "train")
+        loss = self.step(batch, "train")
+        self.loss = loss.detach()
+        return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self.evaluate(batch, "val")
@@ -109,7 +114,7 @@ class Task(pl.LightningModule):
 
     def evaluate(self, batch: Batch, split: Split) -> None:
         loss = self.step(batch, split)
-        self.measures[f"on_{split}"]["loss"].update(loss, weight=len(next(iter(batch.values()))))
+        self.measures(split)["loss"].update(loss, weight=len(next(iter(batch.values()))))
 
     def on_validation_epoch_end(self) -> None:
         self.report("val")
@@ -119,13 +124,13 @@ class Task(pl.LightningModule):
 
     def report(self, split: Split) -> None:
         """Log a split's metrics; one that has many values, as a dictionary, is logged under `split/name/key`."""
-        collection = self.measures[f"on_{split}"]
+        collection = self.measures(split)
         # under the name `step` Lightning takes it for the loggers' axis, which is then the same as in training
         place = {"epoch": float(self.current_epoch), "step": float(self.global_step)}
         self.log_dict({**collection.compute(), **place}, sync_dist=True)
         collection.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.model)
         schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -140,7 +145,8 @@ class Task(pl.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
         if not norm.isfinite():
             raise NumericError(
-                f"the gradient's norm is {norm.item()} at epoch {self.current_epoch}, step {self.global_step}, and must "
-                f"be finite: try a smaller optimizer.lr ({optimizer.param_groups[0]['lr']:g} now) or "
+                f"the loss is {self.loss.item()} and the gradient's norm {norm.item()} at epoch {self.current_epoch}, "
+                f"step {self.global_step}: both must be finite; try a smaller optimizer.lr "
+                f"({optimizer.param_groups[0]['lr']:g} now) or "
                 f"trainer.gradient_clip_val ({gradient_clip_val} now); the weights kept are those from before this step"
             )

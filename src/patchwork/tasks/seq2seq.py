@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from patchwork.models import EncoderDecoder
 from patchwork.tasks.base import Batch, Sample, Split, Task
 
 
@@ -60,13 +61,15 @@ class CellAccuracy(Share):
         self.right += (predicted == expected).sum(dim=0)
         self.total += len(expected)
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         shares = self.right / self.total
         return {f"cell_accuracy/{place}": share for place, share in zip(self.places, shares, strict=True)}
 
 
 class Seq2Seq(Task):
     """Predict the digits of an image in reading order, and that they are finished."""
+
+    model: EncoderDecoder
 
     calls: ClassVar = {
         "forward": ("image", "tokens"),

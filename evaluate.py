@@ -1,0 +1,16 @@
+"""Evaluate a finished run again on the held-out split: `python evaluate.py run=outputs/seq2seq/encoder_decoder/…`."""
+
+from omegaconf import DictConfig
+
+from patchwork.cli import command
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    from patchwork.run import evaluate
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    main()
