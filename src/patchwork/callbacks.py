@@ -118,7 +118,7 @@ class Checkpoints(pl.Callback):
     loggers have recorded is part of the state.
     """
 
-    def __init__(self, *, seconds: float = 60.0) -> None:
+    def __init__(self, seconds: float) -> None:
         self.folder = Path()  # set by the run before the fit
         self.seconds = seconds
         self.saved = time.monotonic()
@@ -177,7 +177,7 @@ class Checkpoints(pl.Callback):
     def end_if_asked(self, trainer: pl.Trainer) -> None:
         number = trainer.strategy.broadcast(self.signal) or self.signal
         if number is not None:
-            raise Interrupted(number)
+            raise Interrupted(number, f"; its state is saved, go on with: resume={self.folder.parent}")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["records"] = {

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PydanticUserError, TypeAdapter, ValidationError
 
 from patchwork.errors import ConfigError
 
@@ -30,7 +30,12 @@ ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets 
     "logger": "patchwork.loggers",
     "callbacks": ("patchwork.callbacks", "patchwork.figures"),
 }
-PLAIN = {"seed": NonNegativeInt, "folder": str | None, "resume": str | None}
+PLAIN: dict[str, Any] = {
+    "seed": NonNegativeInt,
+    "save_seconds": NonNegativeFloat,
+    "folder": str | None,
+    "resume": str | None,
+}
 PARTS = {"task", "model", "data", "digits", "optimizer", "scheduler", "trainer"}  # keys that must be there
 
 

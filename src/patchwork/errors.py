@@ -40,6 +40,6 @@ class ResourceError(PatchworkError):
 class Interrupted(BaseException):
     """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for one."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+    def __init__(self, number: int, advice: str = "") -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}{advice}")
         self.exit_code = 128 + number

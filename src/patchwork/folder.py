@@ -18,7 +18,13 @@ from patchwork.config import check, one_line
 from patchwork.errors import ConfigError, DataError, ResourceError
 
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
-CHANGEABLE = ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes")  # when going on
+CHANGEABLE = (  # when a run is resumed
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
+    "save_seconds",
+)
 FOLDER = "PATCHWORK_FOLDER"  # tells the run's folder to the processes that Lightning starts beside this one
 
 

@@ -196,7 +196,7 @@ def cosine(optimizer: Optimizer, steps: int, *, warmup: Fraction, final: Fractio
 
 
 def linear(optimizer: Optimizer, steps: int, *, warmup: Fraction, cooldown: Fraction) -> LambdaLR:
-    """Follow a trapezoid: linear warm-up, a plateau, a linear cool-down to zero over the last `cooldown` of the steps."""
+    """Follow a trapezoid: linear warm-up, plateau, linear cool-down to zero over the last `cooldown` of the steps."""
 
     def factor(step: int) -> float:
         up = (step + 1) / (warmup * steps + 1)

@@ -105,17 +105,10 @@ def train(config: DictConfig) -> None:
         return
     check_accelerator(config.trainer.accelerator)
     data, task = build(config)
-    clock, checkpoints = Clock(), Checkpoints()
-    trainer = make_trainer(
-        config,
-        [
-            Seeds(config.seed),
-            clock,
-            TrainingLog(config.trainer.log_every_n_steps),
-            checkpoints,
-            *parts(config, "callbacks"),
-        ],
-    )
+    clock, checkpoints = Clock(), Checkpoints(config.save_seconds)
+    watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
+    # checkpoints come last, so that what they save holds what the others made of the batch
+    trainer = make_trainer(config, [*watchers, *parts(config, "callbacks"), checkpoints])
     data.prepare_data()
 
     folder = folder or new_folder(wanted)

@@ -1,7 +1,7 @@
 """From a source of images to a batch."""
 
-from patchwork.data.affine import Affine
+from patchwork.data.deform import Deform
 from patchwork.data.stitched import Stitched
 from patchwork.data.stream import Batch, Stream
 
-__all__ = ["Affine", "Batch", "Stitched", "Stream"]
+__all__ = ["Batch", "Deform", "Stitched", "Stream"]

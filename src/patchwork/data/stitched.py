@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchwork.data.affine import Affine
+from patchwork.data.deform import Deform
 from patchwork.data.digits import Digits, Split
 from patchwork.data.stream import Batch, Key, Part, Stream, generator
 
@@ -47,7 +47,7 @@ class Stitched(Stream):
         cell_size: PositiveInt = 28,
         num_classes: Annotated[int, Interval(ge=2, le=10)] = 10,
         fresh: bool = True,
-        augment: Affine | None = None,
+        augment: Deform | None = None,
         **stream: object,
     ) -> None:
         super().__init__(**stream)  # type: ignore[arg-type]

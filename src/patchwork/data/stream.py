@@ -84,6 +84,7 @@ class Stream(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.sizes: dict[Part, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.num_workers = num_workers
+        self.position = {"epoch": 0, "first": 0}  # of the next training batch
 
     @abstractmethod
     def make(self, part: Part, key: Key, shard: slice) -> Batch:
@@ -114,18 +115,21 @@ class Stream(pl.LightningDataModule):
         return slice(rank, None, world)
 
     def loader(self, part: Part) -> DataLoader:
-        keys = Keys(self.length(part))
-        if part == "train" and self.trainer:
-            epochs: Any = self.trainer.fit_loop.epoch_progress.current
-            batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            keys = Keys(
-                self.length(part),
-                epoch=epochs.processed,
-                first=batches.ready % self.length(part),
-            )
+        keys = Keys(self.length(part), **(self.position if part == "train" else {}))
         return DataLoader(
             Batches(self, part, self.shard()), batch_size=None, sampler=keys, num_workers=self.num_workers
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Say with which batch training goes on: Lightning saves it at the end of a batch or of an epoch."""
+        if self.trainer is None:
+            return self.position
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"epoch": epochs.processed, "first": int(batches.ready % self.trainer.num_training_batches)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.position = dict(state_dict)
 
     def train_dataloader(self) -> DataLoader:
         return self.loader("train")

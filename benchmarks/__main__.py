@@ -1,0 +1,134 @@
+"""What Patchwork costs, as ratios measured side by side: `make bench`.
+
+1. Time from the command to the first training step, beside the time to import torch and Lightning alone.
+2. A training step under the Trainer, with logging, progress bar and checkpoints, beside a plain PyTorch loop of it.
+3. Making a batch, beside a training step.
+
+Each pair is measured in turns, several times, and the median of the ratios is told: machines are noisy, pairs less so.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROUNDS, STEPS = 5, 150
+SETTINGS = [
+    "digits=uci",
+    f"data.train_size={64 * STEPS}",
+    "data.val_size=500",
+    "data.test_size=500",
+    "trainer.max_epochs=1",
+    "callbacks.samples=null",
+]
+
+
+def in_turns(rounds: int, *measures: Callable[[], float]) -> list[tuple[float, ...]]:
+    """Measure in turns, so that a change of the machine's speed meets all alike; the first turn warms up."""
+    return [tuple(measure() for measure in measures) for _ in range(rounds + 1)][1:]
+
+
+def ratio(pairs: list[tuple[float, ...]]) -> float:
+    return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def start_of_a_run() -> float:
+    """Seconds from the command to the end of its first training step."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, ROOT / "train.py", *SETTINGS, "debug=fast", f"folder={folder}/run"]
+        subprocess.run(command, check=True, capture_output=True)
+        return json.loads(Path(folder, "run", "manifest.json").read_text())["startup_seconds"]
+
+
+def import_of_libraries() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch, pytorch_lightning"], check=True)
+    return time.perf_counter() - started
+
+
+def steps() -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
+    """Return three measures in milliseconds: a step under the Trainer, the same step in a plain loop, and a batch."""
+    import patchwork.lightning  # noqa: F401, I001
+    import torch
+    from hydra import compose, initialize_config_dir
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    from patchwork.callbacks import Checkpoints, Clock, Progress, Seeds, TrainingLog
+    from patchwork.loggers import MetricsTable
+    from patchwork.run import build, make_trainer, parts
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", SETTINGS)
+    whole = slice(None)
+
+    def under_the_trainer() -> float:
+        data, task = build(config)
+        clock, checkpoints = Clock(), Checkpoints(config.save_seconds)
+        logs = TrainingLog(config.trainer.log_every_n_steps)
+        trainer = make_trainer(config, [Seeds(0), clock, logs, *parts(config, "callbacks"), checkpoints])
+        for callback in trainer.callbacks:
+            if isinstance(callback, Progress):
+                callback.shown = True
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoints.folder = Path(folder)
+            trainer.loggers = [MetricsTable(Path(folder))]
+            trainer.fit(task, data)
+        return clock.train_seconds / STEPS * 1e3
+
+    def plain() -> float:
+        data, task = build(config)
+        data.setup()
+        model = task.model.train()
+        optimizer = task.optimizer(model)
+        schedule = task.scheduler(optimizer, STEPS)
+        decay = config.callbacks.ema.decay if config.callbacks.get("ema") else None
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+        started = time.perf_counter()
+        for index in range(STEPS):
+            torch.manual_seed(index)
+            batch = data.make("train", (0, index), whole)
+            optimizer.zero_grad(set_to_none=True)
+            loss = task.step(batch, "train")
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.trainer.gradient_clip_val)
+            assert norm.isfinite()
+            optimizer.step()
+            schedule.step()
+            if average is not None:
+                average.update_parameters(model)
+        return (time.perf_counter() - started) / STEPS * 1e3
+
+    data, _ = build(config)
+    data.setup()
+
+    def batch() -> float:
+        started = time.perf_counter()
+        for index in range(STEPS):
+            data.make("train", (0, index), whole)
+        return (time.perf_counter() - started) / STEPS * 1e3
+
+    return under_the_trainer, plain, batch
+
+
+def main() -> None:
+    starts = in_turns(ROUNDS, start_of_a_run, import_of_libraries)
+    under_the_trainer, plain, batch = steps()
+    loops = in_turns(ROUNDS, under_the_trainer, plain, batch)
+    print(f"{'':44} {'median':>9} {'beside':>9} {'ratio':>7}")
+    rows = [
+        ("start to first step / imports alone (s)", starts),
+        ("step under the Trainer / plain loop (ms)", [(ours, theirs) for ours, theirs, _ in loops]),
+        ("making a batch / plain step (ms)", [(made, step) for _, step, made in loops]),
+    ]
+    for name, pairs in rows:
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"{name:44} {ours:9.2f} {theirs:9.2f} {ratio(pairs):7.3f}")
+
+
+if __name__ == "__main__":
+    main()

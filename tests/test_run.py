@@ -1,0 +1,101 @@
+"""A run's folder is the run: it can be loaded, evaluated and found again, and no two runs share one."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from patchwork.checkpoints import weights_sha256
+from patchwork.run import Run
+
+Command = Callable[..., int]
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_folder_holds_everything(command: Command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "folder=run", "seed=3") == 0
+    said = manifest(tmp_path / "run")
+    assert said.keys() >= {
+        *("task", "model", "seed", "digits", "data_digest", "parameters", "versions", "commit", "hardware"),
+        *("wall_clock_seconds", "train_seconds", "epochs", "steps", "samples_per_second", "monitor", "metrics"),
+        "weights_sha256",
+    }
+    assert said["seed"] == 3
+    assert 0 <= said["metrics"]["test/sequence_accuracy"] <= said["metrics"]["test/digit_accuracy"] <= 1
+    assert {f"test/cell_accuracy/{row}_{col}" for row in range(2) for col in range(2)} <= said["metrics"].keys()
+    for name in ("config.yaml", "metrics.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/curves.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["test/loss"]) == pytest.approx(said["metrics"]["test/loss"], abs=1e-6)
+
+
+def test_load_gives_the_model_back(command: Command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "folder=run") == 0
+    run = Run.load("run")
+    assert weights_sha256(run.task.state_dict()) == manifest(tmp_path / "run")["weights_sha256"]
+    assert run.model.generate(torch.zeros(2, 1, 56, 56)).shape == (2, 4)
+    assert run.evaluate() == {
+        name: value for name, value in run.manifest["metrics"].items() if name.startswith("test/")
+    }
+
+
+def test_evaluate_command_tells_the_same_figures(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("train", *TINY, "folder=run") == 0
+    capsys.readouterr()
+    assert command("evaluate", "run=run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert all(line.endswith("as before") for line in lines)
+
+
+def test_same_command_same_weights_and_other_seed_others(command: Command, tmp_path: Path) -> None:
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert command("train", *TINY, "model.dropout=0.1", f"folder={folder}", f"seed={seed}") == 0
+    a, b, c = (manifest(tmp_path / name) for name in "abc")
+    assert a["weights_sha256"] == b["weights_sha256"] != c["weights_sha256"]
+    assert (tmp_path / "a/metrics.csv").read_bytes() == (tmp_path / "b/metrics.csv").read_bytes()
+
+
+def test_runs_of_one_second_have_folders_of_their_own(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "now")
+    assert command("train", *TINY) == 0
+    assert command("train", *TINY) == 0
+    assert {path.name for path in (tmp_path / "outputs/seq2seq/encoder_decoder").iterdir()} == {"now", "now-2"}
+
+
+def test_multirun_gives_each_job_its_own(command: Command, tmp_path: Path) -> None:
+    assert command("train", "-m", *TINY, "seed=0,1,2") == 0
+    runs = list((tmp_path / "outputs/seq2seq/encoder_decoder").glob("*/manifest.json"))
+    assert sorted(json.loads(path.read_text())["seed"] for path in runs) == [0, 1, 2]
+
+
+def test_a_failing_job_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:
+    assert command("train", "-m", *TINY, "model.num_heads=3,4") == 2
+    (path,) = tmp_path.glob("outputs/seq2seq/encoder_decoder/*/manifest.json")
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_auto_resume_finds_the_run_of_this_configuration(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("train", *TINY, "resume=auto") == 0
+    (folder,) = (tmp_path / "outputs/seq2seq/encoder_decoder").iterdir()
+    before = (folder / "manifest.json").read_bytes()
+    capsys.readouterr()
+    assert command("train", *TINY, "resume=auto") == 0
+    assert "nothing to go on with" in capsys.readouterr().out
+    assert (folder / "manifest.json").read_bytes() == before
+    assert command("train", *TINY, "resume=auto", "seed=5") == 0
+    assert len(list(folder.parent.iterdir())) == 2
