@@ -13,9 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import patchwork.lightning  # noqa: F401
-import patchwork.run
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -34,7 +31,10 @@ def attempt(arguments: list[str], seconds: float | None, folder: Path) -> int:
             code = 70
         os._exit(code)
     if seconds is not None:
-        while not (folder / "checkpoints").exists() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while (
+            not (folder / "checkpoints").exists()
+            and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        ):
             time.sleep(0.005)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)

@@ -47,7 +47,13 @@ def test_task_and_model(command: Callable[..., int], tmp_path: Path, task: str, 
         for choice in choices(group)
         if choice != "wandb"  # has a test of its own
     ]
-    + ["accelerator=auto", "accelerator=cpu", "model.positions=rotary", "data.rows=1 data.cols=5", "data.num_classes=3"],
+    + [
+        "accelerator=auto",
+        "accelerator=cpu",
+        "model.positions=rotary",
+        "data.rows=1 data.cols=5",
+        "data.num_classes=3",
+    ],
 )
 def test_choice(command: Callable[..., int], tmp_path: Path, choice: str) -> None:
     settings = [setting for setting in TINY if setting.partition("=")[0] != choice.partition("=")[0]]

@@ -66,7 +66,7 @@ def test_a_later_value_of_the_same_step_counts_and_rows_are_in_order(tmp_path: P
 
 def test_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
     table = train(MetricsTable(tmp_path / "one"))
-    write({"records": table.state_dict()}, tmp_path / "last.ckpt")
+    write({"state_dict": {}, "records": table.state_dict()}, tmp_path / "last.ckpt")
     other = MetricsTable(tmp_path / "other")
     other.load_state_dict(read(tmp_path / "last.ckpt")["records"])
     assert other.state_dict() == table.state_dict()
@@ -80,12 +80,12 @@ def test_resumed_table_is_the_uninterrupted_one(tmp_path: Path, killed: int) -> 
     whole = train(MetricsTable(tmp_path / "whole"))
     whole.save()
     first = train(MetricsTable(tmp_path / "resumed"), [step for step in STEPS if step <= killed])
-    write(first.state_dict(), tmp_path / "last.ckpt")
+    write({"state_dict": {}, "records": first.state_dict()}, tmp_path / "last.ckpt")
     train(first, [killed + 10])  # logged and written after the last checkpoint, and done again by the resumed run
     first.log_metrics({"epoch": 9, "test/loss": 1.0}, 999)
     first.save()
     second = MetricsTable(tmp_path / "resumed")
-    second.load_state_dict(read(tmp_path / "last.ckpt"))
+    second.load_state_dict(read(tmp_path / "last.ckpt")["records"])
     train(second, [step for step in STEPS if step > killed]).finalize("success")
     assert second.path.read_bytes() == whole.path.read_bytes()
 

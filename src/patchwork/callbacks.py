@@ -17,7 +17,7 @@ from tqdm import tqdm
 from patchwork import STARTED
 from patchwork.checkpoints import BEST, LAST
 from patchwork.data.stream import seed_of
-from patchwork.errors import Interrupted
+from patchwork.errors import Interrupted, NumericError
 
 
 class Seeds(pl.Callback):
@@ -157,6 +157,12 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/") and not value.isfinite():
+                raise NumericError(
+                    f"{name}={value.item()} after epoch {trainer.current_epoch + 1} and must be finite: try a smaller "
+                    "optimizer.lr; the checkpoints from before are kept"
+                )
         score = trainer.callback_metrics[str(task.monitor)].item()
         if self.best is None or (score > self.best if task.mode == "max" else score < self.best):
             self.best, self.best_epoch = score, trainer.current_epoch

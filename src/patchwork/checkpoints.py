@@ -10,15 +10,17 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from patchwork.errors import DataError, ResourceError
+from patchwork.errors import DataError, PatchworkWarning, ResourceError
 
 BEST, LAST = "best.ckpt", "last.ckpt"  # in a run's folder `checkpoints`
 MARK = b"sha256:"
@@ -36,6 +38,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         ResourceError: if the disk is full or the folder not writable; nothing is left behind.
     """
+    with whole_or_nothing(path, content) as part:
+        part.replace(path)
+
+
+@contextmanager
+def whole_or_nothing(path: Path, content: bytes) -> Iterator[Path]:
+    """Write and sync a file beside `path`, for the context to rename; whatever happens, nothing half-written stays."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,11 +52,13 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        yield part
     except OSError as error:
-        part.unlink(missing_ok=True)
         full = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise ResourceError(f"{path} cannot be written: {full}; free some space or choose another folder=…") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
@@ -58,9 +69,10 @@ def write(state: Mapping[str, Any], path: Path) -> None:
     digest = hashlib.sha256(content).hexdigest().encode()
     # the archive ends with the length of its comment, zero until now
     content = content[:-2] + COMMENT.to_bytes(2, "little") + MARK + digest
-    if path.exists():
-        path.replace(previous(path))
-    write_bytes(path, content)
+    with whole_or_nothing(path, content) as part:
+        if path.exists():
+            path.replace(previous(path))
+        part.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -78,9 +90,15 @@ def read(path: Path) -> dict[str, Any]:
         raise DataError(
             f"checkpoint {path} is damaged or foreign: it does not end with the digest that runs here write"
         )
-    if hashlib.sha256(archive[:-2] + bytes(2)).hexdigest().encode() != digest[len(MARK) :]:
+    whole = archive[-2:] == COMMENT.to_bytes(2, "little")
+    if not whole or hashlib.sha256(archive[:-2] + bytes(2)).hexdigest().encode() != digest[len(MARK) :]:
         raise DataError(f"checkpoint {path} is damaged: its contents do not match its SHA-256")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(
+            f"checkpoint {path} is damaged or foreign: it holds more than tensors and plain values"
+        ) from error
 
 
 def read_latest(path: Path) -> dict[str, Any]:
@@ -95,7 +113,7 @@ def read_latest(path: Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         state = read(previous(path))
-        warnings.warn(f"{error}; going on from {previous(path).name}, which is whole", stacklevel=2)
+        warnings.warn(f"{error}; going on from {previous(path).name}, which is whole", PatchworkWarning, stacklevel=2)
         return state
 
 

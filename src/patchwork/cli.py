@@ -1,15 +1,18 @@
 """The commands' front: compose the configuration with Hydra, and tell a fault in one line with its exit code."""
 
+import errno
 import os
 import re
 import signal
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.config import one_line, unknown
-from patchwork.errors import ConfigError, Interrupted, PatchworkError
+from patchwork.errors import ConfigError, Interrupted, PatchworkError, PatchworkWarning, ResourceError
 
 CONF = Path(sys.argv[0]).resolve().parent / "conf"
 
@@ -32,17 +35,20 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     """Make a function of a configuration into a command of that name in `conf/`."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        failed: list[PatchworkError] = []
+
         @wraps(function)
         def job(config: DictConfig) -> None:
             import patchwork.lightning  # noqa: F401
 
             try:
                 function(config)
-            except PatchworkError as error:
+            except (PatchworkError, OSError) as caught:
+                error = caught if isinstance(caught, PatchworkError) else disk_fault(caught)
                 tell(error)
-                if HydraConfig.get().mode is RunMode.MULTIRUN:
-                    raise  # Hydra notes it and goes on with the next job
-                sys.exit(error.exit_code)
+                if HydraConfig.get().mode is not RunMode.MULTIRUN:
+                    sys.exit(error.exit_code)
+                failed.append(error)  # the other jobs go on
 
         @wraps(function)
         def main() -> None:
@@ -51,20 +57,35 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, interrupt)
             try:
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-            except PatchworkError as error:  # of a multirun's job, told already
-                sys.exit(error.exit_code)
-            except (HydraException, OmegaConfBaseException) as error:
+                with patch.object(ArgumentParser, "error", refuse):
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                if type(error) is ValueError and "override" not in str(error):
+                    raise
                 fault = explain(error, config_name)
                 tell(fault)
                 sys.exit(fault.exit_code)
             except Interrupted as stop:
                 tell(stop)
                 sys.exit(stop.exit_code)
+            if failed:
+                sys.exit(failed[0].exit_code)
 
         return main
 
     return decorate
+
+
+def refuse(parser: ArgumentParser, message: str) -> None:
+    """Stand in for argparse's own way of refusing a word, which prints a page."""
+    raise HydraException(f"{message}; settings are group=choice and key=value, see --help")
+
+
+def disk_fault(error: OSError) -> PatchworkError:
+    """Tell a failing disk in one line; any other `OSError` is a fault of the program and goes on as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+        raise error
+    return ResourceError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
 
 
 def tell(error: BaseException) -> None:
@@ -74,7 +95,7 @@ def tell(error: BaseException) -> None:
 
 def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Show a warning of ours as one line; those of libraries are for developers, and left out."""
-    if issubclass(category, UserWarning) and not re.search("lightning|torch", category.__module__):
+    if issubclass(category, PatchworkWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -88,10 +109,16 @@ def explain(error: BaseException, config_name: str) -> ConfigError:
         key = match[1]
         value = next((word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+~").startswith(f"{key}=")), "")
         parent = key.rpartition(".")[0]
+        others = [word for word in sys.argv[1:] if "=" in word and not word.lstrip("+~").startswith(f"{key}=")]
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            node: Any = hydra.compose(config_name)
+            try:
+                node: Any = hydra.compose(config_name, others)
+            except (HydraException, OmegaConfBaseException):  # more than one fault
+                node = hydra.compose(config_name)
         for part in filter(None, parent.split(".")):
             node = node.get(part) if isinstance(node, DictConfig) else None
         known = [str(name) for name in node or []]
         return unknown(key, value, parent or "the configuration", known)
+    if nothing := [word for word in sys.argv[1:] if word.endswith("=null")]:
+        return ConfigError(f"{' '.join(nothing)}: a group needs a choice ({one_line(error)})")
     return ConfigError(one_line(error))

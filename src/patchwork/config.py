@@ -8,14 +8,16 @@ only be what this package itself defines, in the room where it belongs.
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
+from annotated_types import Interval, MinLen
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
 
 from patchwork.errors import ConfigError
 
@@ -31,12 +33,13 @@ ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets 
     "callbacks": ("patchwork.callbacks", "patchwork.figures"),
 }
 PLAIN: dict[str, Any] = {
-    "seed": NonNegativeInt,
+    "seed": Annotated[int, Interval(ge=0, le=2**32 - 1)],
     "save_seconds": NonNegativeFloat,
-    "folder": str | None,
-    "resume": str | None,
+    "folder": Annotated[str, MinLen(1)] | None,
+    "resume": Annotated[str, MinLen(1)] | None,
 }
-PARTS = {"task", "model", "data", "digits", "optimizer", "scheduler", "trainer"}  # keys that must be there
+PARTS = ("task", "model", "data", "digits", "optimizer", "scheduler", "trainer")  # keys that must be there
+LATER = ("optimizer", "scheduler", "logger")  # made when a run has what they need: `_partial_`, in Hydra's words
 
 
 def check(config: DictConfig) -> None:
@@ -61,8 +64,15 @@ def check(config: DictConfig) -> None:
                     check_node(f"{key}.{name}", node, ROOMS[key])
         else:
             check_node(key, value, ROOMS[key])
-    for key in PARTS - set(plain):
-        raise ConfigError(f"{key} is missing from the configuration")
+    for key in (*PARTS, "seed"):
+        if key not in plain:
+            raise ConfigError(f"{key} is missing from the configuration")
+    for key in plain["model"].keys() & plain["data"].keys() - {"_target_"}:
+        if plain["model"][key] != plain["data"][key]:
+            raise ConfigError(
+                f"model.{key}={plain['model'][key]!r} is not what the data has: sizes are set by data.{key}, "
+                f"{plain['data'][key]!r} here"
+            )
 
 
 def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
@@ -70,6 +80,12 @@ def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
     check_mapping(path, node)
     target = find_target(path, node.get("_target_"), room)
     parameters = signature(target)
+    later = path.rpartition("task.")[2].partition(".")[0] in LATER
+    if node.get("_partial_", False) is not later:
+        allowed = "true" if later else "false, or left out"
+        raise ConfigError(f"{path}._partial_={node.get('_partial_')!r} is not allowed: it is {allowed}")
+    for key in [key for key, (_, needed) in parameters.items() if needed and key not in node]:
+        raise ConfigError(f"{path}.{key} is missing: {name_of(target)} needs it")
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
@@ -78,7 +94,7 @@ def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
         if isinstance(value, Mapping) and "_target_" in value:
             check_node(f"{path}.{key}", value, ROOMS.get(key, room))
         else:
-            check_value(f"{path}.{key}", value, parameters[key])
+            check_value(f"{path}.{key}", value, parameters[key][0])
 
 
 def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
@@ -89,11 +105,32 @@ def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
 
 def check_value(path: str, value: Any, annotation: Any) -> None:
     """Check a value against a type annotation, strictly: a text is no number and a number no switch."""
+    for part in parts_of(value):
+        if isinstance(part, Mapping) and any(str(key).startswith("_") for key in part):
+            raise ConfigError(f"{path}={value!r} is not allowed: plain values belong here, and no _target_")
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ConfigError(f"{path}={value!r} is not allowed: it should be finite")
     try:
-        adapter(annotation).validate_python(value, strict=not isinstance(value, list))
+        adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        allowed = dict.fromkeys(fault["msg"].replace("Input", "it") for fault in error.errors())
+        allowed = dict.fromkeys(said(fault) for fault in error.errors())
         raise ConfigError(f"{path}={value!r} is not allowed: {' or '.join(allowed)}") from error
+
+
+def said(fault: Mapping[str, Any]) -> str:
+    """Say what pydantic finds wrong, and where in a list or group."""
+    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or str(part).isidentifier())
+    return f"{place} {fault['msg'].replace('Input', 'it')}".strip() if place else fault["msg"].replace("Input", "it")
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Go through a value and all that it holds."""
+    yield value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from parts_of(item)
 
 
 def adapter(annotation: Any) -> TypeAdapter:
@@ -115,9 +152,24 @@ def find_target(path: str, name: Any, room: str | tuple[str, ...]) -> Any:
     if any(f"{module}.".startswith(f"{place}.") for place in rooms) and module in modules():
         found = vars(importlib.import_module(module)).get(attribute)
     home = getattr(found, "__module__", "")
-    if not callable(found) or not any(f"{home}.".startswith(f"{place}.") for place in rooms):
+    fits = isinstance(found, type) or (inspect.isfunction(found) and room == ROOMS["optimizer"])
+    if not fits or bound(found) or not any(f"{home}.".startswith(f"{place}.") for place in rooms):
         raise ConfigError(f"{path}._target_={name} is not allowed: only what is defined in {' or '.join(rooms)}")
     return found
+
+
+def bound(target: Any) -> bool:
+    """Return whether a target takes arguments that no configuration can give it, and so is no part of one."""
+    given = {"module", "optimizer", "steps", "folder"}  # by the run
+    return not given.issuperset(
+        parameter.name
+        for parameter in inspect.signature(target).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+    )
+
+
+def name_of(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"
 
 
 @cache
@@ -129,21 +181,22 @@ def modules() -> frozenset[str]:
 
 
 @cache
-def signature(target: Any) -> dict[str, Any]:
-    """Return the keyword parameters of a class or function with their annotations; `**rest` stands for the parent's."""
+def signature(target: Any) -> dict[str, tuple[Any, bool]]:
+    """Return a target's keyword parameters: annotation, and whether it is needed; `**rest` stands for the parent's."""
     makers = (
         [vars(parent)["__init__"] for parent in target.__mro__ if "__init__" in vars(parent)]
         if isinstance(target, type)
         else [target]
     )
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, tuple[Any, bool]] = {}
     for maker in makers:
         maker = inspect.unwrap(maker)
         hints = get_type_hints(maker, include_extras=True)
         kinds = inspect.signature(maker).parameters.values()
         for parameter in kinds:
-            if parameter.name != "self" and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                parameters.setdefault(parameter.name, hints.get(parameter.name, Any))
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                needed = parameter.default is parameter.empty
+                parameters.setdefault(parameter.name, (hints.get(parameter.name, Any), needed))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in kinds):
             break
     return parameters

@@ -37,6 +37,10 @@ class ResourceError(PatchworkError):
     exit_code = 5
 
 
+class PatchworkWarning(UserWarning):
+    """What a user should know though the command goes on; shown as one line."""
+
+
 class Interrupted(BaseException):
     """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for one."""
 

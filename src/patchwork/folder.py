@@ -41,13 +41,15 @@ def find_run(config: DictConfig) -> tuple[DictConfig, Path | None]:
         DataError: if there is no run to resume.
     """
     if not main_process() and FOLDER in os.environ:  # the main process has decided
-        return own_config(config), Path(os.environ[FOLDER])
+        return read_config(Path(os.environ[FOLDER])), Path(os.environ[FOLDER])
     if config.resume not in (None, "auto"):
         return resumed_config(config, Path(config.resume)), Path(config.resume)
     own = own_config(config)
     if config.folder is None:
         return own, find_same(own) if config.resume else None
     folder = Path(config.folder)
+    if folder.is_file():
+        raise ConfigError(f"folder={folder} is a file: name a folder")
     if not (folder / CONFIG).exists():
         return own, None
     if config.resume is None:
@@ -129,8 +131,7 @@ def new_folder(wanted: str | None) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=wanted is not None)
         except FileExistsError:
-            if wanted:
-                raise ConfigError(f"folder={folder} is a file: name a folder") from None
+            continue
         except OSError as error:
             raise ResourceError(f"folder={folder} cannot be made: {error.strerror}; name one that can") from error
         else:
@@ -147,9 +148,10 @@ def read_config(folder: Path) -> DictConfig:
     """
     try:
         config = OmegaConf.load(folder / CONFIG)
-    except OSError as error:
-        raise DataError(f"{folder} is not a run's folder: its {CONFIG} cannot be read ({error.strerror})") from error
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:  # without a reason it is OmegaConf's, of the contents
+            fault = f"its {CONFIG} cannot be read ({error.strerror})"
+            raise DataError(f"{folder} is not a run's folder: {fault}") from error
         raise DataError(f"{folder / CONFIG} is damaged: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{folder / CONFIG} is damaged: it holds no keys")
@@ -169,6 +171,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / MANIFEST} is damaged: {one_line(error)}") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{folder / MANIFEST} is damaged: it holds no keys")
     return manifest
 
 

@@ -49,7 +49,13 @@ def adam(module: nn.Module, *, lr: PositiveFloat, betas: Betas, weight_decay: No
 def sgd(
     module: nn.Module, *, lr: PositiveFloat, momentum: Momentum, weight_decay: NonNegativeFloat, nesterov: bool
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Raises:
+        ValueError: if `nesterov` is asked for without momentum.
+    """
+    if nesterov and not momentum:
+        raise ValueError("momentum=0 is not allowed with nesterov=true: use a momentum above 0, or nesterov=false")
     return torch.optim.SGD(decay_groups(module, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
@@ -84,7 +90,7 @@ class Muon(Optimizer):
         rest = []
         for group in decay_groups(module, adamw_weight_decay):
             others = [parameter for parameter in group["params"] if id(parameter) not in muon_ids]
-            rest.append({**group, "params": others, "lr": adamw_lr, "muon": False})
+            rest.append({**group, "params": others, "lr": adamw_lr, "muon": False, "fused": True})
         super().__init__(
             [{"params": hidden, "lr": lr, "weight_decay": weight_decay, "muon": True}, *rest],
             {"momentum": momentum, "betas": tuple(adamw_betas)},
@@ -105,7 +111,8 @@ class Muon(Optimizer):
     def orthogonal_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for parameter in parameters:
-            self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = [matrices(update) for update in torch._foreach_lerp(gradients, momenta, group["momentum"])]
@@ -123,7 +130,9 @@ class Muon(Optimizer):
         for state, parameter in zip(states, parameters, strict=True):
             if not state:
                 state.update(
-                    step=torch.tensor(0.0), mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter)
+                    step=torch.zeros((), device=parameter.device),
+                    mean=torch.zeros_like(parameter),
+                    square=torch.zeros_like(parameter),
                 )
         adamw_update(
             parameters,

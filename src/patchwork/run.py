@@ -18,18 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Gt, Le
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from patchwork.callbacks import Checkpoints, Clock, Seeds, TrainingLog
-from patchwork.checkpoints import BEST, LAST, SafeCheckpointIO, previous, read, read_latest, weights_sha256, write_bytes
+from patchwork.checkpoints import BEST, LAST, SafeCheckpointIO, previous, read_latest, weights_sha256, write_bytes
 from patchwork.config import check, one_line, unknown
 from patchwork.data import Stream
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
@@ -49,8 +51,46 @@ from patchwork.tasks import Sample, Task
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 
 
+Share = Annotated[float, Gt(0), Le(1)]
+Batches = PositiveInt | Share  # a number of batches, or a share of them all
+
+
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, under a name of this package: a run's configuration names nothing outside of it."""
+    """Lightning's Trainer with the settings that a configuration chooses; its documentation explains each."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: str,
+        devices: PositiveInt | list[NonNegativeInt] | Literal["auto"],
+        strategy: str,
+        num_nodes: PositiveInt,
+        precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
+        deterministic: bool | Literal["warn"] | None,
+        max_epochs: PositiveInt,
+        max_steps: PositiveInt | Literal[-1],
+        max_time: Annotated[str, StringConstraints(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None,
+        gradient_clip_val: PositiveFloat | None,
+        accumulate_grad_batches: PositiveInt,
+        val_check_interval: Share,
+        check_val_every_n_epoch: PositiveInt,
+        limit_train_batches: Batches,
+        limit_val_batches: Batches,
+        limit_test_batches: Batches,
+        log_every_n_steps: PositiveInt,
+        profiler: Literal["simple", "advanced"] | None,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__(
+            **settings,
+            plugins=[SafeCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
 
 
 @dataclass
@@ -113,7 +153,8 @@ def train(config: DictConfig) -> None:
 
     folder = folder or new_folder(wanted)
     same_digits(read_manifest(folder), data)
-    manifest = {**describe(config, task, data), "status": "running"}
+    earlier = {key: value for key, value in read_manifest(folder).items() if key in ("task", "model", "command")}
+    manifest = {**describe(config, task, data), **earlier, "status": "running"}
     start(folder, config, manifest)
     checkpoints.folder = folder / "checkpoints"
     trainer.loggers = [make_logger(folder) for make_logger in parts(config, "logger")]
@@ -138,7 +179,10 @@ def train(config: DictConfig) -> None:
         "weights_sha256": weights_sha256(weights),
     }
     if main_process():
-        samples = draw(folder, task, data)
+        try:
+            samples = draw(folder, task, data)
+        except OSError as error:
+            raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
         write_manifest(folder, manifest)
         tell(folder, manifest, samples)
 
@@ -147,6 +191,8 @@ def evaluate(config: DictConfig) -> None:
     """Measure a run's test split again, and say whether its figures are those of the manifest."""
     for key in set(config) - {"run"}:
         raise unknown(str(key), config[key], "the configuration", ["run"])
+    if OmegaConf.is_missing(config, "run") or not config.run:
+        raise ConfigError("run is missing: name a run's folder, as run=outputs/seq2seq/encoder_decoder/…")
     run = Run.load(Path(str(config.run)))
     kept = run.manifest.get("metrics", {})
     for name, value in run.evaluate().items():
@@ -162,7 +208,11 @@ def build(config: DictConfig) -> tuple[Stream, Task]:
     """
     pl.seed_everything(config.seed, verbose=False)
     try:
-        return instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
+        data, task = instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
+        task.optimizer(task.model)  # its faults are found now, not at the first step
+        return data, task
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {one_line(error)}") from error
     except InstantiationException as error:
         if isinstance(error.__cause__, PatchworkError):
             raise error.__cause__ from None
@@ -188,18 +238,9 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are advertisements and hints
     warnings.filterwarnings("ignore", module="pytorch_lightning|torchmetrics|torch")
     with lightning_faults():
-        return instantiate(
-            config.trainer,
-            _convert_="all",
-            callbacks=callbacks,
-            plugins=[SafeCheckpointIO()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        trainer = instantiate(config.trainer, _convert_="all")
+    trainer.callbacks = [*trainer.callbacks, *callbacks]
+    return trainer
 
 
 def keep_memory() -> None:
@@ -246,11 +287,15 @@ def load_best(task: Task, folder: Path) -> dict[str, torch.Tensor]:
         DataError: if there are none, or they belong to another model.
     """
     best, last = folder / "checkpoints" / BEST, folder / "checkpoints" / LAST
-    weights = (read(best) if best.exists() else read_latest(last))["state_dict"]
+    validated = best.exists() or previous(best).exists()
+    path = best if validated else last
+    weights = read_latest(path).get("state_dict")
+    if not isinstance(weights, dict):
+        raise DataError(f"checkpoint {path} is damaged or foreign: it holds no state_dict")
     try:
         task.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"the checkpoint in {folder} is of another model: {one_line(error)[:200]}") from error
+        raise DataError(f"checkpoint {path} is of another model: {one_line(error)[:200]}") from error
     return weights
 
 

@@ -27,11 +27,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from annotated_types import Interval
 from torch import Tensor
 
 from patchwork.errors import ConfigError, DataError, ResourceError
@@ -89,7 +90,7 @@ class UCI:
 
     test = 360
 
-    def __init__(self, *, validation: PositiveInt = 180) -> None:
+    def __init__(self, *, validation: Annotated[int, Interval(ge=1, le=1436)] = 180) -> None:
         self.validation = validation
 
     def load(self) -> Digits:
@@ -122,7 +123,13 @@ class MNIST:
         validation: number of images cut from the training part.
     """
 
-    def __init__(self, *, root: str | None = None, download: bool = True, validation: PositiveInt = 5000) -> None:
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        download: bool = True,
+        validation: Annotated[int, Interval(ge=1, le=59_999)] = 5000,
+    ) -> None:
         self.root = root
         self.download = download
         self.validation = validation

@@ -1,7 +1,7 @@
 """Grids of digits: any rows × cols, stitched from single digit images, all samples of a batch at once."""
 
 from functools import lru_cache
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Interval
@@ -17,6 +17,7 @@ from patchwork.data.stream import Batch, Key, Part, Stream, generator
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where digit images come from: see `patchwork.data.digits`."""
 
@@ -34,6 +35,7 @@ class Stitched(Stream):
         digits: the source of digit images.
         cell_size: pixels of a cell; the source's images are resized to it if they differ.
         num_classes: digits below this number are drawn, 10 for all.
+        in_channels: of the image; digits are grey.
         fresh: draw new grids in every epoch; otherwise shuffle the same `train_size` grids anew.
         augment: transformation of every training digit by itself, or null.
     """
@@ -46,6 +48,7 @@ class Stitched(Stream):
         cols: PositiveInt = 2,
         cell_size: PositiveInt = 28,
         num_classes: Annotated[int, Interval(ge=2, le=10)] = 10,
+        in_channels: Literal[1] = 1,
         fresh: bool = True,
         augment: Deform | None = None,
         **stream: object,
@@ -53,6 +56,7 @@ class Stitched(Stream):
         super().__init__(**stream)  # type: ignore[arg-type]
         self.origin = digits
         self.rows, self.cols, self.cell_size, self.num_classes = rows, cols, cell_size, num_classes
+        self.in_channels = in_channels
         self.fresh = fresh
         self.augment = augment
 
@@ -110,7 +114,7 @@ class Stitched(Stream):
         return self.stitch(self.parts[part], chosen, parameters)
 
     def stitch(self, split: Split, chosen: Tensor, parameters: Tensor | None) -> Batch:
-        """Put the chosen digits (B, rows, cols) together, each transformed by its parameters (B, rows·cols, 5)."""
+        """Put the chosen digits (B, rows, cols) together, each deformed by its parameters (B, rows·cols, 55)."""
         cells = split.images[chosen.flatten()].float()  # (B·rows·cols, size, size)
         if self.augment and parameters is not None:
             cells = self.augment(cells, parameters.flatten(0, 1))

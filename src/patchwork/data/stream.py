@@ -86,6 +86,10 @@ class Stream(pl.LightningDataModule):
         self.num_workers = num_workers
         self.position = {"epoch": 0, "first": 0}  # of the next training batch
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trainer behind when this is sent to a worker's process."""
+        return {**self.__dict__, "trainer": None}
+
     @abstractmethod
     def make(self, part: Part, key: Key, shard: slice) -> Batch:
         """Make the samples `shard` of the batch `key` of a part, all at once."""

@@ -56,6 +56,8 @@ class EncoderDecoder(nn.Module):
         norm_first: bool = True,
     ) -> None:
         super().__init__()
+        if positions == "rotary" and encoder_depth == 0:
+            raise ValueError("positions=rotary needs encoder_depth of 1 or more: it turns the encoder's attention")
         self.rows, self.cols, self.length = rows, cols, rows * cols
         self.start, self.finish = num_classes, num_classes + 1
         self.patch_embed = PatchEmbed(
@@ -125,6 +127,7 @@ class EncoderDecoder(nn.Module):
             read.append(tokens)
         return torch.cat(read, dim=1)  # (B, length)
 
+    @torch.no_grad()
     def generate(self, image: Tensor) -> Tensor:
         """Read images (B, C, height, width) as token ids (B, length)."""
         return self.greedy(self.encode(image))

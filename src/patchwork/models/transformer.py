@@ -6,13 +6,13 @@ the network does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NotRequired
 
 import torch
 from einops import rearrange
-from pydantic import PositiveInt
+from pydantic import ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypedDict
@@ -142,6 +142,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         hidden = round(embed_dim * mlp_ratio)
+        if hidden == 0:
+            raise ValueError(f"mlp_ratio={mlp_ratio} leaves no hidden unit of embed_dim={embed_dim}")
         self.norm_first = norm_first
         self.attn_norm = nn.LayerNorm(embed_dim)
         self.attn = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout, causal=causal)
@@ -178,6 +180,8 @@ class Block(nn.Module):
 class ConvLayer(TypedDict):
     """One layer of a stem: a convolution, its stride, and the width of a max-pool after it; both 1 if not given."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
     channels: PositiveInt
     kernel: PositiveInt
     stride: NotRequired[PositiveInt]
@@ -213,6 +217,8 @@ class PatchEmbed(nn.Module):
         channels, stride = in_channels, 1
         for layer in stem:
             kernel, pool = layer["kernel"], layer.get("pool", 1)
+            if kernel % 2 == 0:
+                raise ValueError(f"stem: kernel={kernel} is even: an odd one keeps the map centred on the image")
             layers += [
                 nn.Conv2d(channels, layer["channels"], kernel, layer.get("stride", 1), kernel // 2, bias=False),
                 nn.BatchNorm2d(layer["channels"]),
@@ -222,6 +228,7 @@ class PatchEmbed(nn.Module):
             channels, stride = layer["channels"], stride * layer.get("stride", 1) * pool
         if patch_size % stride:
             raise ValueError(f"patch_size={patch_size} is not a multiple of {stride}, the stride of the stem")
+        self.image_size = image_size
         self.grid = (height // patch_size, width // patch_size)
         self.low_precision = bfloat16
         self.stem = nn.Sequential(*layers)
@@ -230,7 +237,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, C, height, width) to patches (B, N, D) in reading order."""
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.low_precision):
+        if image.shape[2:] != self.image_size:
+            raise ValueError(
+                f"an image of {tuple(image.shape[2:])} pixels is not of {self.image_size}, as the model is"
+            )
+        with torch.autocast(image.device.type, torch.bfloat16) if self.low_precision else nullcontext():
             x = self.stem(image.contiguous(memory_format=torch.channels_last))  # (B, C', height/stride, width/stride)
             x = self.proj(x)  # (B, D, rows, cols)
         return rearrange(x, "b d h w -> b (h w) d").to(image.dtype)  # (B, N, D)
@@ -245,7 +256,7 @@ class LearnedPositions(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add to `x` (B, T, D) the vectors of positions `start` to `start + T`."""
-        return x + self.weight[start : start + x.shape[1]]
+        return x + self.weight.narrow(0, start, x.shape[1])
 
 
 class AxialRotary(nn.Module):

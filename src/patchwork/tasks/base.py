@@ -1,6 +1,7 @@
 """What all tasks share: one step for every split, metrics by name, optimizer and schedule."""
 
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ class Task(pl.LightningModule):
         measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
         # not saved in checkpoints: a metric starts anew with each evaluation
         self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
-        names = [f"val/{name}" for name in measures]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing was measured yet
+            names = list(self.on_val.compute())
         if monitor not in names:
             raise ConfigError(f"task.monitor={monitor} is not measured: use one of {', '.join(names)}")
 
@@ -132,7 +135,10 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.model)
-        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError("trainer.max_epochs=-1 has no end for the schedule: set trainer.max_epochs or max_steps")
+        schedule = self.scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -100,7 +100,9 @@ class Seq2Seq(Task):
         low, high = image.amin(), image.amax()
         return [
             Sample(picture, self.words(truth), self.words(said), rows=self.model.rows, cols=self.model.cols)
-            for picture, truth, said in zip(((image - low) / (high - low)).cpu(), digits, predicted, strict=True)
+            for picture, truth, said in zip(
+                ((image - low) / (high - low).clamp_min(1e-6)).cpu(), digits, predicted, strict=True
+            )
         ]
 
     def words(self, tokens: Tensor) -> list[str]:
