@@ -16,7 +16,7 @@ from patchwork.checkpoints import read
 ROOT = Path(__file__).parent.parent
 TINY = [
     "digits=uci",
-    "callbacks=ema",
+    "callbacks.samples=null",
     "optimizer=muon",
     "model.stem=[{channels: 8, kernel: 5, stride: 4}]",
     "model.embed_dim=16",
