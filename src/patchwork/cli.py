@@ -85,7 +85,7 @@ def disk_fault(error: OSError) -> PatchworkError:
     """Tell a failing disk in one line; any other `OSError` is a fault of the program and goes on as it is."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
         raise error
-    return ResourceError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+    return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
 
 
 def tell(error: BaseException) -> None:

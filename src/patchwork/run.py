@@ -143,7 +143,7 @@ def train(config: DictConfig) -> None:
     if folder and read_manifest(folder).get("status") == "finished":
         print(f"{folder} is finished: there is nothing to go on with.")
         return
-    check_accelerator(config.trainer.accelerator)
+    check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
     clock, checkpoints = Clock(), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
@@ -264,13 +264,17 @@ def lightning_faults() -> Iterator[None]:
         raise
 
 
-def check_accelerator(name: str) -> None:
-    """Check that the accelerator is there.
+def check_accelerator(name: str, devices: Any) -> None:
+    """Check that the accelerator is there, and that the processor is not asked for more processes than it has cores.
 
     Raises:
         ResourceError: if it is not on this machine.
         ConfigError: if there is none of that name.
     """
+    cores = os.cpu_count() or 1
+    gpu = name in ("cuda", "mps", "gpu") or torch.cuda.is_available() or torch.backends.mps.is_available()
+    if not gpu and isinstance(devices, int) and devices > max(2, cores):
+        raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {max(2, cores)}")
     there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     there["gpu"] = there["cuda"] or there["mps"]
     usable = ", ".join(name for name, found in there.items() if found)

@@ -7,10 +7,11 @@ number of workers, and shards for distributed training that do not overlap.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Interval
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -46,8 +47,10 @@ class Keys(Sampler[Key]):
         return self.length
 
     def __iter__(self) -> Iterator[Key]:
-        first, self.first = self.first, 0
-        return iter([(self.epoch, index) for index in range(first, self.length)])
+        # a generator, as loaders with workers make two iterators and read from the second alone
+        epoch, first, self.first = self.epoch, self.first, 0
+        for index in range(first, self.length):
+            yield epoch, index
 
 
 class Stream(pl.LightningDataModule):
@@ -74,7 +77,7 @@ class Stream(pl.LightningDataModule):
         train_size: PositiveInt,
         val_size: PositiveInt,
         test_size: PositiveInt,
-        num_workers: NonNegativeInt = 0,
+        num_workers: Annotated[int, Interval(ge=0, le=64)] = 0,
     ) -> None:
         super().__init__()
         if train_size < batch_size:
