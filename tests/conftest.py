@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and wait for each other where cores are few
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 TINY = [  # a whole run in about a second

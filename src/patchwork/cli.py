@@ -24,8 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from patchwork.config import one_line, unknown
 from patchwork.errors import ConfigError, Interrupted, PatchworkError, PatchworkWarning, ResourceError
 
-CONF = Path(sys.argv[0]).resolve().parent / "conf"
-
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
@@ -36,6 +34,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         failed: list[PatchworkError] = []
+        conf = Path(function.__code__.co_filename).resolve().parent / "conf"
 
         @wraps(function)
         def job(config: DictConfig) -> None:
@@ -58,11 +57,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 signal.signal(number, interrupt)
             try:
                 with patch.object(ArgumentParser, "error", refuse):
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 if type(error) is ValueError and "override" not in str(error):
                     raise
-                fault = explain(error, config_name)
+                fault = explain(error, conf, config_name)
                 tell(fault)
                 sys.exit(fault.exit_code)
             except Interrupted as stop:
@@ -99,7 +98,7 @@ def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) ->
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def explain(error: BaseException, config_name: str) -> ConfigError:
+def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
     """Say in one line what Hydra says in many: the key, the value and what is allowed."""
     text = str(error.__cause__ or error) + "\n" + str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -110,7 +109,7 @@ def explain(error: BaseException, config_name: str) -> ConfigError:
         value = next((word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+~").startswith(f"{key}=")), "")
         parent = key.rpartition(".")[0]
         others = [word for word in sys.argv[1:] if "=" in word and not word.lstrip("+~").startswith(f"{key}=")]
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             try:
                 node: Any = hydra.compose(config_name, others)
             except (HydraException, OmegaConfBaseException):  # more than one fault
