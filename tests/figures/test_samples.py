@@ -11,10 +11,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from matplotlib.image import imread
-from pytorch_lightning.callbacks import EMAWeightAveraging, RichProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from patchwork.callbacks import Progress
 from patchwork.figures.samples import Samples, picture, trim
 from patchwork.tasks.base import Sample
 
@@ -87,7 +88,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-@pytest.mark.parametrize("bar", [None, TQDMProgressBar, RichProgressBar])
+@pytest.mark.parametrize("bar", [None, TQDMProgressBar, Progress])
 @pytest.mark.parametrize("bar_first", [False, True])
 def test_each_epoch_prints_its_samples_and_metric(
     terminal: Terminal, bar: type[pl.callbacks.ProgressBar] | None, bar_first: bool
@@ -104,7 +105,7 @@ def test_each_epoch_prints_its_samples_and_metric(
     assert "\x1b[1;31mb" in text
 
 
-@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+@pytest.mark.parametrize("bar", [TQDMProgressBar, Progress])
 def test_a_validation_on_its_own_prints_too(terminal: Terminal, bar: type[pl.callbacks.ProgressBar]) -> None:
     batches = DataLoader([{"image": torch.rand(4)}] * 4, batch_size=2)
     with redirect_stdout(terminal):
