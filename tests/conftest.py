@@ -1,16 +1,25 @@
 """Run the commands inside the test's process, as a user would write them."""
 
+import itertools
 import os
 import runpy
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
+
+import patchwork.lightning  # noqa: F401
+from patchwork.errors import ConfigError
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and wait for each other where cores are few
 torch.set_num_threads(1)
@@ -30,6 +39,31 @@ TINY = [  # a whole run in about a second
     "data.eval_batch_size=32",
     "trainer.max_epochs=1",
 ]
+
+
+CONF = ROOT / "conf"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@cache
+def pairs() -> dict[tuple[str, str], bool]:
+    """Return all pairs of a task and a model, and whether they fit together."""
+    register = GlobalHydra.instance()
+    register.clear()
+    found = {}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for task, model in itertools.product(choices("task"), choices("model")):
+            config = hydra.compose("train", [f"task={task}", f"model={model}", "digits=uci"])
+            try:
+                OmegaConf.resolve(config)
+                get_class(config.task._target_).check_fit(get_class(config.model._target_))
+                found[task, model] = True
+            except (InterpolationKeyError, ConfigError):
+                found[task, model] = False
+    return found
 
 
 @pytest.fixture

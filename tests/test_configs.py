@@ -5,22 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, choices, pairs
 
-CONF = Path(__file__).parent.parent / "conf"
 SHORT = [
     "digits=uci",
     "data.batch_size=4",
-    "data.train_size=8",
-    "data.val_size=4",
-    "data.test_size=4",
     "data.eval_batch_size=4",
     "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
 ]
-
-
-def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def trained(folder: Path) -> dict:
@@ -32,11 +27,27 @@ def trained(folder: Path) -> dict:
     return manifest
 
 
-@pytest.mark.parametrize(("task", "model"), [("seq2seq", model) for model in choices("model")])
+@pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if fits])
 def test_task_and_model(command: Callable[..., int], tmp_path: Path, task: str, model: str) -> None:
     assert command("train", f"task={task}", f"model={model}", *SHORT, "callbacks=none") == 0
     manifest = trained(tmp_path)
     assert (manifest["task"], manifest["model"], manifest["steps"]) == (task, model, 2)
+
+
+@pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if not fits])
+def test_model_of_another_task(
+    command: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path, task: str, model: str
+) -> None:
+    assert command("train", f"task={task}", f"model={model}", *SHORT) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "not fit" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_task_and_model_is_of_use() -> None:
+    fitting = [pair for pair, fits in pairs().items() if fits]
+    assert {task for task, _ in fitting} == set(choices("task"))
+    assert {model for _, model in fitting} == set(choices("model"))
 
 
 @pytest.mark.parametrize(
@@ -53,10 +64,21 @@ def test_task_and_model(command: Callable[..., int], tmp_path: Path, task: str, 
         "model.positions=rotary",
         "data.rows=1 data.cols=5",
         "data.num_classes=3",
+        "task=sum data.test_lengths=[12,15]",
+        "task=sum data.sampling=consecutive",
+        "task=anchor model.matching=attention",
+        "task=anchor data.balance=null",
+        "task=anchor data.balance=null data.sampling=consecutive",
+        "task=icons task.label=tense",
+        "task=icons task.label=tense_person task.head=flat data.difficulty=2",
+        "task=icons data.holdout=combinations",
+        "task=classify model.pool=cls model.positions=rotary",
     ],
 )
 def test_choice(command: Callable[..., int], tmp_path: Path, choice: str) -> None:
     settings = [setting for setting in TINY if setting.partition("=")[0] != choice.partition("=")[0]]
+    if "task=" in choice:
+        settings = [*SHORT, "callbacks=none", "model.stem_bfloat16=false"]
     assert command("train", *settings, *choice.split()) == 0
     trained(tmp_path)
 

@@ -127,6 +127,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_what_a_killed_process_was_writing_is_removed(kept: Path, tmp_path: Path) -> None:
+    part = kept / "checkpoints" / ".last.ckpt.1.part"
+    part.write_bytes(b"half")
+    assert run("train.py", f"resume={unfinished(kept)}", place=tmp_path) == 0
+    assert not part.exists()
+
+
 def parts_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
 
@@ -152,9 +159,11 @@ WRONG: list[tuple[str, list[str]]] = [
     ("~optimizer.lr", ["optimizer.lr"]),
     ("--nonsense", ["--nonsense"]),
     ("nonsense", ["nonsense"]),
+    ("seed=0,1", ["seed=0,1", "-m"]),
+    ("scheduler=constant +scheduler.warmup=0.1", ["scheduler.warmup=0.1", "it has no keys"]),
     # unknown choices
     ("task=nonsense", ["task=nonsense", "seq2seq"]),
-    ("model=nonsense", ["model=nonsense", "encoder_decoder, quadrant"]),
+    ("model=nonsense", ["model=nonsense", "encoder_decoder", "quadrant, "]),
     ("optimizer=nonsense", ["optimizer=nonsense", "adam, adamw, muon, sgd"]),
     ("experiment=nonsense", ["experiment=nonsense", "first"]),
     ("logger=null", ["logger", "null"]),
@@ -164,6 +173,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("model.embed_dim=64.5", ["model.embed_dim=64.5", "integer"]),
     ("model.embed_dim='64'", ["model.embed_dim='64'", "integer"]),
     ("model.norm_first=1", ["model.norm_first=1", "boolean"]),
+    ("model.norm_first=null", ["model.norm_first=null", "boolean"]),
     ("model.stem=3", ["model.stem=3", "list"]),
     ("optimizer.lr=fast", ["optimizer.lr='fast'", "number"]),
     ("optimizer=adamw optimizer.betas=[0.9]", ["optimizer.betas=[0.9]", "2"]),
@@ -209,6 +219,9 @@ WRONG: list[tuple[str, list[str]]] = [
     ("trainer.val_check_interval=1000", ["val_check_interval", "1000", "less than or equal to 1"]),
     ("task.monitor=val/nonsense", ["task.monitor=val/nonsense", "val/sequence_accuracy"]),
     ("task.monitor=val/cell_accuracy", ["task.monitor=val/cell_accuracy", "val/sequence_accuracy"]),
+    ("trainer.limit_val_batches=0.0001", ["trainer.limit_val_batches=0.0001", "1 batches"]),
+    ("trainer.limit_train_batches=1 trainer.val_check_interval=0.4", ["trainer.val_check_interval=0.4", "1 batches"]),
+    ("task.optimizer.lr=0.1", ["task.optimizer.lr", "set optimizer.lr"]),
     # a model that does not fit the task or its data
     ("model._target_=patchwork.tasks.Seq2Seq", ["model._target_=patchwork.tasks.Seq2Seq", "patchwork.models"]),
     ("model.rows=3", ["rows", "3", "2"]),
@@ -240,6 +253,13 @@ def test_accelerator_that_is_not_there(
     assert f"trainer.accelerator={name}" in said
     assert "auto, cpu" in said
     assert loaded == []
+
+
+@pytest.mark.parametrize("word", ["model.embed_dim=40000000", "data.val_size=1000000000000"])
+def test_more_than_the_memory_holds(refused: Callable[..., str], word: str) -> None:
+    said = refused("train.py", *TINY, word, code=RESOURCE)
+    assert "not enough memory" in said
+    assert "data.batch_size" in said
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -284,7 +304,7 @@ def test_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch,
     sync, done = os.fsync, []
 
     def full(descriptor: int) -> None:
-        if len(done) == writes:
+        if len(done) == 2 * writes:  # each syncs the file, then its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         done.append(descriptor)
         sync(descriptor)

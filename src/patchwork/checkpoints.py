@@ -27,6 +27,12 @@ MARK = b"sha256:"
 COMMENT = len(MARK) + 64
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process was writing in `folder` and below."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def previous(path: Path) -> Path:
     """Return where the checkpoint is kept that `path` replaced."""
     return path.with_name(f"{path.stem}-previous{path.suffix}")
@@ -53,6 +59,12 @@ def whole_or_nothing(path: Path, content: bytes) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         yield part
+        if os.name == "posix":  # so that the new name is as safe as the content
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         full = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         raise ResourceError(f"{path} cannot be written: {full}; free some space or choose another folder=…") from error

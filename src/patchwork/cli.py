@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from patchwork.config import one_line, unknown
+from patchwork.config import ROOMS, check_call, one_line, unknown
 from patchwork.errors import ConfigError, Interrupted, PatchworkError, PatchworkWarning, ResourceError
 
 
@@ -42,8 +42,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
             try:
                 function(config)
-            except (PatchworkError, OSError) as caught:
-                error = caught if isinstance(caught, PatchworkError) else disk_fault(caught)
+            except (PatchworkError, OSError, MemoryError, RuntimeError) as caught:
+                error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
                 tell(error)
                 if HydraConfig.get().mode is not RunMode.MULTIRUN:
                     sys.exit(error.exit_code)
@@ -75,16 +75,32 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     return decorate
 
 
+def call(function: Callable[..., None], words: list[str]) -> int:
+    """Call a function with the arguments that words `key=value` give it, and return the command's exit code."""
+    try:
+        function(**check_call(function, words))
+    except PatchworkError as error:
+        tell(error)
+        return error.exit_code
+    return 0
+
+
 def refuse(parser: ArgumentParser, message: str) -> None:
     """Stand in for argparse's own way of refusing a word, which prints a page."""
     raise HydraException(f"{message}; settings are group=choice and key=value, see --help")
 
 
-def disk_fault(error: OSError) -> PatchworkError:
-    """Tell a failing disk in one line; any other `OSError` is a fault of the program and goes on as it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-        raise error
-    return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+def resource_fault(error: Exception) -> PatchworkError:
+    """Tell a failing disk or full memory in one line; anything else is a fault of the program and goes on as it is."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return ResourceError(
+            f"there is not enough memory ({one_line(error)[:120]}): try a smaller data.batch_size, "
+            "data.eval_batch_size or model"
+        )
+    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    if isinstance(error, OSError) and error.errno in disk:
+        return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+    raise error
 
 
 def tell(error: BaseException) -> None:
@@ -104,8 +120,14 @@ def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, value = (error.missing_cfg_file or "").rpartition("/")
         return ConfigError(f"{group}={value} is not there: use one of {', '.join(sorted(error.options))}")
+    if "Ambiguous value for argument" in text:
+        word = next(word for word in sys.argv[1:] if word in text)
+        key, _, values = word.partition("=")
+        return ConfigError(f"{word} names several values: add -m to run each, or write {key}=[{values}] for a list")
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
+        if key.startswith("task.") and key.partition(".")[2].partition(".")[0] in ROOMS:
+            return ConfigError(f"{key} is not set there: set {key.removeprefix('task.')}")
         value = next((word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+~").startswith(f"{key}=")), "")
         parent = key.rpartition(".")[0]
         others = [word for word in sys.argv[1:] if "=" in word and not word.lstrip("+~").startswith(f"{key}=")]

@@ -16,10 +16,17 @@ from typing import Annotated, Any, get_type_hints
 
 from annotated_types import Interval, MinLen
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
+from yaml import YAMLError
 
 from patchwork.errors import ConfigError
+
+ICON_CLASSES = {  # outputs of a model of icons, by the task's head and label
+    "flat": {"tense": 5, "tense_person": 5 * 3, "combination": 20 * 5 * 3},
+    "factored": {"tense": 5, "tense_person": 5 + 3, "combination": 20 + 5 + 3},
+}
+OmegaConf.register_new_resolver("icon_classes", lambda head, label: ICON_CLASSES.get(head, {}).get(label, 1))
 
 ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets are defined
     "task": "patchwork.tasks",
@@ -50,6 +57,11 @@ def check(config: DictConfig) -> None:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        raise ConfigError(
+            f"{error.full_key} is to be the same as a key that is not there: task, model and data do not fit together "
+            f"({one_line(error)})"
+        ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     assert isinstance(plain, dict)
@@ -70,8 +82,8 @@ def check(config: DictConfig) -> None:
     for key in plain["model"].keys() & plain["data"].keys() - {"_target_"}:
         if plain["model"][key] != plain["data"][key]:
             raise ConfigError(
-                f"model.{key}={plain['model'][key]!r} is not what the data has: sizes are set by data.{key}, "
-                f"{plain['data'][key]!r} here"
+                f"model.{key}={written(plain['model'][key])} is not what the data has: sizes are set by data.{key}, "
+                f"{written(plain['data'][key])} here"
             )
 
 
@@ -83,7 +95,7 @@ def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
     later = path.rpartition("task.")[2].partition(".")[0] in LATER
     if node.get("_partial_", False) is not later:
         allowed = "true" if later else "false, or left out"
-        raise ConfigError(f"{path}._partial_={node.get('_partial_')!r} is not allowed: it is {allowed}")
+        raise ConfigError(f"{path}._partial_={written(node.get('_partial_'))} is not allowed: it is {allowed}")
     for key in [key for key, (_, needed) in parameters.items() if needed and key not in node]:
         raise ConfigError(f"{path}.{key} is missing: {name_of(target)} needs it")
     for key, value in node.items():
@@ -99,7 +111,7 @@ def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:
 
 def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}={value!r} is not allowed: a group of keys belongs here")
+        raise ConfigError(f"{path}={written(value)} is not allowed: a group of keys belongs here")
     return value
 
 
@@ -107,14 +119,14 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
     """Check a value against a type annotation, strictly: a text is no number and a number no switch."""
     for part in parts_of(value):
         if isinstance(part, Mapping) and any(str(key).startswith("_") for key in part):
-            raise ConfigError(f"{path}={value!r} is not allowed: plain values belong here, and no _target_")
+            raise ConfigError(f"{path}={written(value)} is not allowed: plain values belong here, and no _target_")
         if isinstance(part, float) and not math.isfinite(part):
-            raise ConfigError(f"{path}={value!r} is not allowed: it should be finite")
+            raise ConfigError(f"{path}={written(value)} is not allowed: it should be finite")
     try:
         adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         allowed = dict.fromkeys(said(fault) for fault in error.errors())
-        raise ConfigError(f"{path}={value!r} is not allowed: {' or '.join(allowed)}") from error
+        raise ConfigError(f"{path}={written(value)} is not allowed: {' or '.join(allowed)}") from error
 
 
 def said(fault: Mapping[str, Any]) -> str:
@@ -168,6 +180,31 @@ def bound(target: Any) -> bool:
     )
 
 
+def check_call(function: Any, words: list[str]) -> dict[str, Any]:
+    """Read words `key=value` as the keyword arguments of a function.
+
+    Raises:
+        ConfigError: if one is unknown, missing or not allowed.
+    """
+    for word in words:
+        if "=" not in word:
+            raise ConfigError(f"{word!r} is not allowed: use key=value, with {', '.join(signature(function))}")
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(given, dict)
+    for key, (annotation, needed) in signature(function).items():
+        if needed and key not in given:
+            raise ConfigError(f"{key} is missing: give {key}=…")
+        if key in given:
+            check_value(key, given[key], annotation)
+    for name, value in given.items():
+        if name not in signature(function):
+            raise unknown(str(name), value, "this command", signature(function))
+    return {str(key): value for key, value in given.items()}
+
+
 def name_of(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
@@ -207,7 +244,14 @@ def unknown(path: str, value: Any, owner: str, known: Iterable[str]) -> ConfigEr
     known = sorted(name for name in known if not name.startswith("_"))
     close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return ConfigError(f"{path}={value!r} is not a key of {owner}{hint}; its keys are {', '.join(known)}")
+    keys = f"its keys are {', '.join(known)}" if known else "it has no keys"
+    return ConfigError(f"{path}={written(value)} is not a key of {owner}{hint}; {keys}")
+
+
+def written(value: Any) -> str:
+    """Write a value as the command line has it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from yaml import YAMLError
 
 from patchwork.checkpoints import write_bytes
-from patchwork.config import check, one_line
+from patchwork.config import check, one_line, written
 from patchwork.errors import ConfigError, DataError, ResourceError
 
 CONFIG, MANIFEST = "config.yaml", "manifest.json"
@@ -93,8 +93,8 @@ def same_config(config: DictConfig, folder: Path) -> DictConfig:
     for key in sorted(set(ours) | set(theirs)):
         if ours.get(key) != theirs.get(key) and key not in CHANGEABLE:
             raise ConfigError(
-                f"{key}={ours.get(key)!r} is not what the run in {folder} has: "
-                f"use {theirs.get(key)!r}, or another folder"
+                f"{key}={written(ours.get(key))} is not what the run in {folder} has: "
+                f"use {written(theirs.get(key))}, or another folder"
             )
     return config
 
@@ -171,7 +171,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / MANIFEST} is damaged: {one_line(error)}") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("metrics", {}), dict):
         raise DataError(f"{folder / MANIFEST} is damaged: it holds no keys")
     return manifest
 

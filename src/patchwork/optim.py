@@ -23,6 +23,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 Momentum = Annotated[float, Interval(ge=0, lt=1)]
 Betas = Annotated[list[Momentum], Len(2, 2)]
 
+JOINED = 4  # square matrices in one weight at most, as an MLP four times as wide as its input has
+
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split a module's parameters: linear layers' matrices and filters decay, and nothing else does."""
@@ -157,6 +159,8 @@ def matrices(weight: Tensor) -> Tensor:
     if weight.ndim == 4:
         return rearrange(weight, "o i h w -> 1 o (h w i)")  # free of cost where channels come last
     rows, columns = weight.shape
+    if max(rows, columns) > JOINED * min(rows, columns):
+        return weight[None]
     if rows % columns == 0:
         return rearrange(weight, "(n r) c -> n r c", c=columns, r=columns)
     if columns % rows == 0:
@@ -213,6 +217,11 @@ def linear(optimizer: Optimizer, steps: int, *, warmup: Fraction, cooldown: Frac
         return max(0.0, min(1.0, up, down))
 
     return LambdaLR(optimizer, factor)
+
+
+def step(optimizer: Optimizer, steps: int, *, milestones: list[Fraction], factor: Fraction) -> LambdaLR:
+    """Multiply the learning rate by `factor` at each of `milestones`, which are shares of the steps."""
+    return LambdaLR(optimizer, lambda now: factor ** sum(now >= milestone * steps for milestone in milestones))
 
 
 def constant(optimizer: Optimizer, steps: int) -> LambdaLR:

@@ -31,9 +31,18 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from patchwork.callbacks import Checkpoints, Clock, Seeds, TrainingLog
-from patchwork.checkpoints import BEST, LAST, SafeCheckpointIO, previous, read_latest, weights_sha256, write_bytes
+from patchwork.checkpoints import (
+    BEST,
+    LAST,
+    SafeCheckpointIO,
+    previous,
+    read_latest,
+    sweep,
+    weights_sha256,
+    write_bytes,
+)
 from patchwork.config import check, one_line, unknown
-from patchwork.data import Stream
+from patchwork.data import Part, Stream
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
 from patchwork.folder import (
     CONFIG,
@@ -48,6 +57,7 @@ from patchwork.folder import (
 )
 from patchwork.tasks import Sample, Task
 
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 
 
@@ -145,6 +155,7 @@ def train(config: DictConfig) -> None:
         return
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
+    check_limits(config.trainer, data)
     clock, checkpoints = Clock(), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
@@ -179,11 +190,11 @@ def train(config: DictConfig) -> None:
         "weights_sha256": weights_sha256(weights),
     }
     if main_process():
+        write_manifest(folder, manifest)
         try:
             samples = draw(folder, task, data)
         except OSError as error:
             raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
-        write_manifest(folder, manifest)
         tell(folder, manifest, samples)
 
 
@@ -214,12 +225,12 @@ def build(config: DictConfig) -> tuple[Stream, Task]:
     except ValueError as error:
         raise ConfigError(f"optimizer: {one_line(error)}") from error
     except InstantiationException as error:
-        if isinstance(error.__cause__, PatchworkError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, ValueError):
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and not isinstance(cause, PatchworkError):
             key = re.search(r"full_key: (\S+)", str(error))
-            raise ConfigError(f"{key[1] if key else 'configuration'}: {one_line(error.__cause__)}") from error
-        raise
+            name = key[1].removeprefix("task.") if key else "configuration"
+            raise ConfigError(f"{name}: {one_line(cause)}") from error
+        raise cause or error from None
 
 
 def parts(config: DictConfig, group: str) -> list[Any]:
@@ -284,6 +295,19 @@ def check_accelerator(name: str, devices: Any) -> None:
         raise ResourceError(f"trainer.accelerator={name} is not there on this machine: use one of {usable}")
 
 
+def check_limits(settings: DictConfig, data: Stream) -> None:
+    """Raise a `ConfigError` if a share of an epoch's batches is none of them."""
+    for part in PARTS:
+        key, batches = f"limit_{part}_batches", data.length(part)
+        share = settings[key]
+        left = min(share, batches) if isinstance(share, int) else int(share * batches)
+        if left and part == "train":
+            key, share, batches = "val_check_interval", settings.val_check_interval, left
+            left = int(share * batches)
+        if not left:
+            raise ConfigError(f"trainer.{key}={share} of {batches} batches is none: use a larger share, 1.0 for all")
+
+
 def load_best(task: Task, folder: Path) -> dict[str, torch.Tensor]:
     """Load the best weights of a run, or the latest if it never validated, and return them.
 
@@ -313,7 +337,7 @@ def same_digits(manifest: dict[str, Any], data: Stream) -> None:
     """Raise a `DataError` if the source found now has other contents than the run's."""
     if manifest.get("data_digest", data.source.digest) != data.source.digest:
         raise DataError(
-            f"digits={data.source.name} here, but the run was made with digits={manifest['digits']} of other contents "
+            f"digits={data.source.name} here, but the run was made with others, digits={manifest.get('digits')} "
             f"(data_digest {manifest['data_digest'][:12]}…): put those where they can be found"
         )
 
@@ -357,6 +381,7 @@ def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
     """Put down what the run is before it begins, and tell its folder to the other processes."""
     os.environ[FOLDER] = str(folder)
     if main_process():
+        sweep(folder)
         write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
         write_manifest(folder, manifest)
 
@@ -382,9 +407,15 @@ def tell(folder: Path, manifest: dict[str, Any], samples: list[Sample]) -> None:
 
     if samples:
         print(render(samples[:5], color=sys.stdout.isatty(), width=shutil.get_terminal_size((120, 24)).columns))
-    print(f"held-out result on {manifest['digits']} digits, by the weights of epoch {manifest['best_epoch']}:")
-    for name, value in manifest["metrics"].items():
-        if name.startswith("test/") and name.count("/") == 1:
-            print(f"  {name:<24} {value:.4f}")
+    epoch = manifest["best_epoch"]
+    weights = f"the weights of epoch {epoch}" if epoch else "the last weights, as there was no validation"
+    print(f"held-out result on {manifest['digits']}, by {weights}:")
+    groups: dict[str, list[str]] = {}
+    for name, value in sorted(manifest["metrics"].items(), key=lambda item: item[0].count("/")):
+        if name.startswith("test/"):
+            title, _, part = name.removeprefix("test/").partition("/")
+            groups.setdefault(title, []).append(f"{part} {value:.4f}".strip())
+    for title, values in groups.items():
+        print(f"  {'test/' + title:<24} {' · '.join(values)}")
     print(f"trained {manifest['train_seconds']:.0f} s, {manifest['parameters']:,} parameters, seed {manifest['seed']}")
     print(f"kept in {folder}")

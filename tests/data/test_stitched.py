@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from patchwork.data import Deform, Stitched
 from patchwork.data.digits import Digits, Split
-from patchwork.data.stitched import MEAN, STD
+from patchwork.data.handwriting import MEAN, STD
 from patchwork.data.stream import Batch, Part
 
 PARTS: list[Part] = ["train", "val", "test"]

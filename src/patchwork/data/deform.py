@@ -51,7 +51,7 @@ class Deform:
         return torch.cat([affine, torch.randn(*shape, 2 * NODES**2, generator=generator)], dim=-1)
 
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Deform images (B, height, width), floating point, each by its own parameters (B, 55)."""
+        """Deform square images (B, size, size), float32, each by its own parameters (B, 55)."""
         height, width = images.shape[-2:]
         affine, nodes = parameters.split([5, 2 * NODES**2], dim=-1)
         unit = 2 / torch.tensor([width, height])  # grid_sample counts in halves of an image

@@ -7,7 +7,8 @@ number of workers, and shards for distributed training that do not overlap.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +17,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from patchwork.data.digits import Digits
 from patchwork.errors import ConfigError
 
 Batch = dict[str, Tensor]
@@ -32,6 +32,25 @@ def seed_of(*key: str | int) -> int:
 def generator(*key: str | int) -> torch.Generator:
     """Return a random generator for `key`: what it is for, and for which seed, epoch and batch."""
     return torch.Generator().manual_seed(seed_of(*key))
+
+
+@lru_cache(maxsize=2)
+def shuffled(seed: int, epoch: int, count: int) -> Tensor:
+    """Return the order (count,) of the samples in an epoch."""
+    return torch.randperm(count, generator=generator("order", seed, epoch))
+
+
+def in_turn(seed: int, first: int, size: int, count: int) -> Tensor:
+    """Return `size` samples (size,), from the `first` on, of an endless walk through `count` of them.
+
+    Every round takes each of them once, in an order of its own.
+    """
+    steps = torch.arange(first, first + size)
+    chosen = torch.empty_like(steps)
+    for number in range(first // count, (first + size - 1) // count + 1):
+        here = steps // count == number
+        chosen[here] = shuffled(seed, number, count)[steps[here] % count]
+    return chosen
 
 
 class Keys(Sampler[Key]):
@@ -53,6 +72,16 @@ class Keys(Sampler[Key]):
             yield epoch, index
 
 
+class Origin(Protocol):
+    """What samples are made of: its name, and the SHA-256 of all its contents."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
 class Stream(pl.LightningDataModule):
     """A DataModule whose children say how to make one batch; it makes loaders, epochs, shards and resume of that.
 
@@ -64,9 +93,10 @@ class Stream(pl.LightningDataModule):
         eval_batch_size: samples in a validation or test batch, over all ranks.
         train_size, val_size, test_size: samples in an epoch of each part.
         num_workers: processes that make batches ahead; batches do not depend on it.
+        same_batch: train on the first batch again and again, to see it learned by heart.
     """
 
-    source: Digits  # once it is loaded
+    source: Origin  # once it is loaded
 
     def __init__(
         self,
@@ -78,6 +108,7 @@ class Stream(pl.LightningDataModule):
         val_size: PositiveInt,
         test_size: PositiveInt,
         num_workers: Annotated[int, Interval(ge=0, le=64)] = 0,
+        same_batch: bool = False,
     ) -> None:
         super().__init__()
         if train_size < batch_size:
@@ -87,6 +118,7 @@ class Stream(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.sizes: dict[Part, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.num_workers = num_workers
+        self.same_batch = same_batch
         self.position = {"epoch": 0, "first": 0}  # of the next training batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,6 +128,10 @@ class Stream(pl.LightningDataModule):
     @abstractmethod
     def make(self, part: Part, key: Key, shard: slice) -> Batch:
         """Make the samples `shard` of the batch `key` of a part, all at once."""
+
+    @abstractmethod
+    def images(self, part: Part) -> Tensor:
+        """Return the images (n, ...) that a part's samples are made of, as uint8, once they are loaded."""
 
     def length(self, part: Part) -> int:
         """Return the number of batches in an epoch; an incomplete training batch is left out."""
@@ -153,6 +189,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(self, stream: Stream, part: Part, shard: slice) -> None:
         self.make, self.part, self.shard = stream.make, part, shard
+        self.same = stream.same_batch and part == "train"
 
     def __getitem__(self, key: Key) -> Batch:
-        return self.make(self.part, key, self.shard)
+        return self.make(self.part, (0, 0) if self.same else key, self.shard)

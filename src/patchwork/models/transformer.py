@@ -65,10 +65,14 @@ class Attention(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         *,
+        mask: Tensor | None = None,
         rotate: Callable[[Tensor], Tensor] | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Mix into each position of `x` (B, T, D) what it looks for in `context` (B, S, D), or in `x` itself."""
+        """Mix into each position of `x` (B, T, D) what it looks for in `context` (B, S, D), or in `x` itself.
+
+        `mask` (B, S) is true where there is something to look at; each row needs one such place.
+        """
         query = self.heads(self.query(x))  # (B, H, T, D/H)
         if context is not None and cache is not None and cache.keys is not None and cache.values is not None:
             key, value = cache.keys, cache.values
@@ -79,16 +83,17 @@ class Attention(nn.Module):
                 query, key = rotate(query), rotate(key)
             if cache is not None:
                 key, value = cache.append(key, value)
-        x = self.attend(query, key, value)  # (B, H, T, D/H)
+        x = self.attend(query, key, value, mask)  # (B, H, T, D/H)
         return self.proj(rearrange(x, "b h t d -> b t (h d)"))  # (B, T, D)
 
     def heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b t (h d) -> b h t d", h=self.num_heads)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         targets, sources = query.shape[2], key.shape[2]
-        mask = None
-        if self.causal and 1 < targets < sources:  # new positions after a cached prefix
+        if mask is not None:
+            mask = mask[:, None, None, :]  # (B, 1, 1, S)
+        elif self.causal and 1 < targets < sources:  # new positions after a cached prefix
             mask = torch.ones(targets, sources, dtype=torch.bool, device=query.device).tril(sources - targets)
         attention = partial(
             F.scaled_dot_product_attention,
@@ -113,13 +118,14 @@ def attention_weights(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     recorded: dict[str, list[Tensor]] = {name: [] for name in layers}
+    outer = {name: layer.recorded for name, layer in layers.items()}  # of a context around this one
     for name, layer in layers.items():
         layer.recorded = recorded[name]
     try:
         yield recorded
     finally:
-        for layer in layers.values():
-            layer.recorded = None
+        for name, layer in layers.items():
+            layer.recorded = outer[name]
 
 
 class Block(nn.Module):
@@ -161,12 +167,17 @@ class Block(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         *,
+        mask: Tensor | None = None,
         rotate: Callable[[Tensor], Tensor] | None = None,
         caches: tuple[Cache, Cache] | None = None,
     ) -> Tensor:
-        """Map the stream `x` (B, T, D) to (B, T, D); `caches` hold the self- and the cross-attention's past."""
+        """Map the stream `x` (B, T, D) to (B, T, D).
+
+        `mask` (B, T) is true where the stream has something to look at; `caches` hold the self- and the
+        cross-attention's past.
+        """
         own, cross = caches or (None, None)
-        x = self.add(self.attn_norm, x, partial(self.attn, rotate=rotate, cache=own))
+        x = self.add(self.attn_norm, x, partial(self.attn, mask=mask, rotate=rotate, cache=own))
         if context is not None:
             x = self.add(self.cross_norm, x, partial(self.cross_attn, context=context, cache=cross))
         return self.add(self.mlp_norm, x, self.mlp)
@@ -266,6 +277,8 @@ class AxialRotary(nn.Module):
     (Su et al. 2021, https://arxiv.org/abs/2104.09864; axial: Heo et al. 2024, https://arxiv.org/abs/2403.13298). The
     base is small because these grids are.
 
+    `prefix` counts tokens before the grid, such as a class token; they are not turned.
+
     Raises:
         ValueError: if `head_dim` is not divisible by 4.
     """
@@ -273,13 +286,14 @@ class AxialRotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, *, head_dim: int, grid: tuple[int, int], base: float = 100.0) -> None:
+    def __init__(self, *, head_dim: int, grid: tuple[int, int], prefix: int = 0, base: float = 100.0) -> None:
         super().__init__()
         if head_dim % 4:
             raise ValueError(f"positions=rotary needs embed_dim / num_heads to be divisible by 4, and it is {head_dim}")
         frequency = base ** -(torch.arange(head_dim // 4) / (head_dim // 4))  # (D/4,)
         row, col = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
         angle = torch.cat([axis.flatten()[:, None] * frequency for axis in (row, col)], dim=-1)  # (N, D/2)
+        angle = torch.cat([torch.zeros(prefix, angle.shape[1]), angle])  # (prefix + N, D/2)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
@@ -298,6 +312,7 @@ def initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding | LearnedPositions):
             nn.init.normal_(module.weight, std=0.5)

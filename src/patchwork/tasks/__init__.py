@@ -1,6 +1,10 @@
 """The tasks: what a model is trained for, and how well it does."""
 
+from patchwork.tasks.anchor import Anchor
 from patchwork.tasks.base import Sample, Task
+from patchwork.tasks.classify import Classify
+from patchwork.tasks.icons import Icons
 from patchwork.tasks.seq2seq import Seq2Seq
+from patchwork.tasks.sum import Sum
 
-__all__ = ["Sample", "Seq2Seq", "Task"]
+__all__ = ["Anchor", "Classify", "Icons", "Sample", "Seq2Seq", "Sum", "Task"]

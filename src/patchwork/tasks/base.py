@@ -19,6 +19,8 @@ from patchwork.errors import ConfigError, NumericError
 Batch = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
 
+PROBES = ("companions", "deterministic", "gradients", "chance", "overfit", "splits", "size")  # see `patchwork.audit`
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -31,11 +33,29 @@ class Sample:
     cols: int = 1
 
 
+def in_range(image: Tensor) -> Tensor:
+    """Bring images of any range to [0, 1], to look at them."""
+    low, high = image.amin(), image.amax()
+    return ((image - low) / (high - low).clamp_min(1e-6)).cpu()
+
+
+def names_of(metric: Metric, name: str) -> list[str]:
+    """Return under which names a metric is logged: its own, or those of the values of a dictionary."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing was measured yet
+        try:
+            values = metric.compute()
+        except ValueError:  # nothing was measured yet
+            return [name]
+    return [f"{name.partition('/')[0]}/{key}" for key in values] if isinstance(values, dict) else [name]
+
+
 class Task(pl.LightningModule):
     """A model, its loss and its metrics.
 
     A child gives `step`, `metrics` and `samples`, and names in `calls` the methods it calls on its model with their
-    arguments, so that a model that doesn't fit is found before anything runs.
+    arguments, so that a model that doesn't fit is found before anything runs. For the auditor it names the `probes`
+    that apply to it, and gives `outputs` and `chance`.
 
     Args:
         model: the network.
@@ -46,6 +66,7 @@ class Task(pl.LightningModule):
     """
 
     calls: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
+    probes: ClassVar[tuple[str, ...]] = PROBES
 
     def __init__(
         self,
@@ -66,9 +87,7 @@ class Task(pl.LightningModule):
         measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
         # not saved in checkpoints: a metric starts anew with each evaluation
         self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that nothing was measured yet
-            names = list(self.on_val.compute())
+        names = [name for title, metric in measures.items() for name in names_of(metric, f"val/{title}")]
         if monitor not in names:
             raise ConfigError(f"task.monitor={monitor} is not measured: use one of {', '.join(names)}")
 
@@ -77,7 +96,10 @@ class Task(pl.LightningModule):
         """Raise a `ConfigError` if a class of models lacks what this task calls."""
         for method, arguments in cls.calls.items():
             found = getattr(model, method, None)
-            if found is None or list(inspect.signature(found).parameters)[1 : len(arguments) + 1] != list(arguments):
+            parameters = list(inspect.signature(found).parameters.values())[1:] if found else []
+            rest = parameters[len(arguments) :]
+            fits = [parameter.name for parameter in parameters[: len(arguments)]] == list(arguments)
+            if not fits or any(parameter.default is parameter.empty for parameter in rest):
                 raise ConfigError(
                     f"model={model.__name__} does not fit task={cls.__name__}, "
                     f"which calls {method}({', '.join(arguments)})"
@@ -91,6 +113,14 @@ class Task(pl.LightningModule):
     def step(self, batch: Batch, split: Split) -> Tensor:
         """Return the mean loss of a batch; on validation and test also `measure` what was predicted."""
 
+    @abstractmethod
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return what the model says of each sample (B, ...), before any decision."""
+
+    @abstractmethod
+    def chance(self, batch: Batch) -> float:
+        """Return the loss of a batch that a prediction gets which knows nothing of the images."""
+
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""
         return []
@@ -98,11 +128,11 @@ class Task(pl.LightningModule):
     def measures(self, split: Split) -> MetricCollection:
         return self.on_val if split == "val" else self.on_test
 
-    def measure(self, split: Split, *arguments: Tensor, **named: Tensor) -> None:
-        """Add a batch to the metrics of a split."""
-        for name, metric in self.measures(split).items(keep_base=True, copy_state=False):
-            if name != "loss":
-                metric.update(*arguments, **named)
+    def measure(self, split: Split, **arguments: tuple[Tensor, ...]) -> None:
+        """Add a batch to the metrics of a split: the arguments of each, by its name."""
+        measures = self.measures(split)
+        for name, values in arguments.items():
+            measures[name].update(*values)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.step(batch, "train")
@@ -141,6 +171,10 @@ class Task(pl.LightningModule):
         schedule = self.scheduler(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def skips_overflow(self) -> bool:
+        """Return whether the Trainer scales the loss, and itself leaves out a step whose gradients overflow."""
+        return self._trainer is not None and self._trainer.precision == "16-mixed"
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -149,10 +183,10 @@ class Task(pl.LightningModule):
     ) -> None:
         """Clip the norm of all gradients together, and stop before a step that would make the weights not finite."""
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
-        if not norm.isfinite():
+        if not norm.isfinite() and not (self.loss.isfinite() and self.skips_overflow()):
             raise NumericError(
                 f"the loss is {self.loss.item()} and the gradient's norm {norm.item()} at epoch {self.current_epoch}, "
                 f"step {self.global_step}: both must be finite; try a smaller optimizer.lr "
                 f"({optimizer.param_groups[0]['lr']:g} now) or "
-                f"trainer.gradient_clip_val ({gradient_clip_val} now); the weights kept are those from before this step"
+                f"trainer.gradient_clip_val ({gradient_clip_val} now); no weights of this step are kept"
             )

@@ -4,49 +4,26 @@
 2. Validation and test decode greedily, as a user would; teacher forcing flatters.
 """
 
+import math
 from typing import ClassVar
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from patchwork.models import EncoderDecoder
-from patchwork.tasks.base import Batch, Sample, Split, Task
-
-
-class Share(Metric):
-    """The share of things that are right; a child says which things."""
-
-    right: Tensor
-    total: Tensor
-
-    def __init__(self, things: int = 1) -> None:
-        super().__init__()
-        self.add_state("right", torch.zeros(things, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-
-    def compute(self) -> Tensor:
-        return (self.right / self.total).squeeze()
-
-
-class SequenceAccuracy(Share):
-    """The share of sequences that are right in every place."""
-
-    def update(self, predicted: Tensor, expected: Tensor) -> None:
-        """Add sequences of tokens, both (B, T)."""
-        self.right += (predicted == expected).all(dim=1).sum()
-        self.total += len(expected)
+from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
+from patchwork.tasks.metrics import Accuracy, Share
 
 
 class DigitAccuracy(Share):
     """The share of digits that are right."""
 
-    def update(self, predicted: Tensor, expected: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor) -> None:
         """Add sequences of tokens, both (B, T)."""
-        self.right += (predicted == expected).sum()
-        self.total += expected.numel()
+        self.right += (preds == target).sum()
+        self.total += target.numel()
 
 
 class CellAccuracy(Share):
@@ -56,10 +33,10 @@ class CellAccuracy(Share):
         super().__init__(rows * cols)
         self.places = [f"{row}_{col}" for row in range(rows) for col in range(cols)]
 
-    def update(self, predicted: Tensor, expected: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor) -> None:
         """Add sequences of tokens, both (B, rows·cols)."""
-        self.right += (predicted == expected).sum(dim=0)
-        self.total += len(expected)
+        self.right += (preds == target).sum(dim=0)
+        self.total += len(target)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         shares = self.right / self.total
@@ -78,12 +55,21 @@ class Seq2Seq(Task):
         "greedy": ("memory",),
     }
 
+    probes: ClassVar = (*PROBES, "positions", "causal", "cache")
+
     def metrics(self) -> dict[str, Metric]:
         return {
-            "sequence_accuracy": SequenceAccuracy(),
+            "sequence_accuracy": Accuracy(),
             "digit_accuracy": DigitAccuracy(),
             "cell_accuracy": CellAccuracy(self.model.rows, self.model.cols),
         }
+
+    def outputs(self, batch: Batch) -> Tensor:
+        digits = F.pad(batch["digits"], (1, 0), value=self.model.start)
+        return self.model(batch["image"], digits)  # (B, T + 1, V)
+
+    def chance(self, batch: Batch) -> float:
+        return math.log(self.model.finish + 1)
 
     def step(self, batch: Batch, split: Split) -> Tensor:
         digits = batch["digits"]  # (B, T)
@@ -91,18 +77,18 @@ class Seq2Seq(Task):
         logits = self.model.decode(memory, F.pad(digits, (1, 0), value=self.model.start))  # (B, T + 1, V)
         target = F.pad(digits, (0, 1), value=self.model.finish)  # (B, T + 1)
         if split != "train":
-            self.measure(split, self.model.greedy(memory), digits)
+            said = self.model.greedy(memory)
+            self.measure(
+                split, sequence_accuracy=(said, digits), digit_accuracy=(said, digits), cell_accuracy=(said, digits)
+            )
         return F.cross_entropy(rearrange(logits, "b t v -> (b t) v"), target.flatten())
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         image, digits = batch["image"][:count], batch["digits"][:count]
         predicted = self.model.generate(image)  # (B, T)
-        low, high = image.amin(), image.amax()
         return [
             Sample(picture, self.words(truth), self.words(said), rows=self.model.rows, cols=self.model.cols)
-            for picture, truth, said in zip(
-                ((image - low) / (high - low).clamp_min(1e-6)).cpu(), digits, predicted, strict=True
-            )
+            for picture, truth, said in zip(in_range(image), digits, predicted, strict=True)
         ]
 
     def words(self, tokens: Tensor) -> list[str]:

@@ -1,0 +1,341 @@
+"""Does a model do what it claims? Probes that any task puts its models to, trained or not.
+
+A probe changes something that must not matter, or must, and measures what comes of it. All but `size` compute in double
+precision, so that rounding can neither hide a fault nor look like one. A task names in `probes` those that apply.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from patchwork.config import check
+from patchwork.data import Stream
+from patchwork.data.stream import generator
+from patchwork.errors import PatchworkError
+from patchwork.models.transformer import Cache, PatchEmbed
+from patchwork.run import Run, build
+from patchwork.tasks import Task
+from patchwork.tasks.base import Batch
+
+SAMPLES = 16
+EXACT = 1e-8  # what rounding may do in double precision
+NOTICED = 1e-3  # what a change that matters does at least, relative to the outputs' deviation
+BEGIN = 0.25  # how far the loss may begin from that of knowing nothing
+STEPS, LEARNED = 150, 0.1  # steps to learn a batch by heart, and the share of the first loss that may be left
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe found: whether that is as it should be, what was measured, and what was wanted."""
+
+    passed: bool
+    measured: str
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A task with its model in double precision, evaluating; batches to probe it with; and the data they are from."""
+
+    task: Task
+    batch: Batch  # of validation
+    lesson: Batch  # of training
+    data: Stream
+    trained: bool
+
+
+def audit(config: DictConfig) -> None:
+    """Probe what a configuration builds, or the run that it names, and print a table.
+
+    Raises:
+        PatchworkError: if a probe fails.
+    """
+    if config.run:
+        run = Run.load(Path(str(config.run)))
+        task, data, title = run.task, run.data, f"{config.run}, trained"
+    else:
+        settings = config.copy()
+        del settings.run
+        check(settings)
+        data, task = build(settings)
+        title = f"{type(task).__name__} with {type(task.model).__name__}, untrained"
+    data.prepare_data()
+    print(title)
+    failed = []
+    for name, finding in findings(task, data, trained=bool(config.run)):
+        print(f"  {'pass' if finding.passed else 'FAIL'}  {name:<14} {finding.measured:<44} {finding.wanted}")
+        failed += [] if finding.passed else [name]
+    if failed:
+        raise PatchworkError(f"{len(failed)} of {len(task.probes)} probes failed: {', '.join(failed)}")
+
+
+def findings(task: Task, data: Stream, *, trained: bool = False) -> Iterator[tuple[str, Finding]]:
+    """Put a task to all its probes, one after the other; it is left as it was."""
+    exact = double(task)
+    batches = [
+        {name: precise(values[:SAMPLES]) for name, values in data.make(part, (0, 0), slice(None)).items()}
+        for part in ("val", "train")
+    ]
+    subject = Subject(exact.eval(), batches[0], batches[1], data, trained)
+    for name in task.probes:
+        yield name, PROBES[name](subject)
+
+
+def double(task: Task) -> Task:
+    """Return a copy of a task that computes in double precision throughout."""
+    task = deepcopy(task).double()
+    for module in task.modules():
+        if isinstance(module, PatchEmbed):
+            module.low_precision = False
+    return task
+
+
+def precise(values: Tensor) -> Tensor:
+    return values.double() if values.is_floating_point() else values
+
+
+def stirred(task: Task) -> Task:
+    """Return a copy whose parameters are a little off, as a network that begins with zeros has nothing to show."""
+    task = deepcopy(task)
+    draw = generator("audit")
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.02)
+    return task
+
+
+def at_work(subject: Subject) -> Task:
+    """Return the task as probes of its outputs want it."""
+    return subject.task if subject.trained else stirred(subject.task)
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Return the greatest difference, relative to the outputs' deviation."""
+    return float((one - other).abs().max() / one.std().clamp_min(1e-12))
+
+
+def same(measured: float, what: str) -> Finding:
+    return Finding(measured <= EXACT, f"outputs change by {measured:.1e}", f"at most {EXACT:.0e}: {what}")
+
+
+@torch.no_grad()
+def companions(subject: Subject) -> Finding:
+    """Predict every sample alone, and with the others in reverse order."""
+    task, batch = at_work(subject), subject.batch
+    together = task.outputs(batch)
+    alone = torch.cat([task.outputs(part(batch, slice(i, i + 1))) for i in range(len(together))])
+    backwards = task.outputs(part(batch, torch.arange(len(together)).flip(0))).flip(0)
+    measured = max(difference(together, alone), difference(together, backwards))
+    return same(measured, "what else is in a batch does not matter")
+
+
+@torch.no_grad()
+def deterministic(subject: Subject) -> Finding:
+    """Predict the same batch twice."""
+    task = at_work(subject)
+    measured = difference(task.outputs(subject.batch), task.outputs(subject.batch))
+    return Finding(measured == 0, f"outputs change by {measured:.1e}", "not at all: evaluation draws nothing at random")
+
+
+@torch.no_grad()
+def padding(subject: Subject) -> Finding:
+    """Fill what is beyond the end of sequences with noise, and then cut some of it off."""
+    task, mask = at_work(subject), subject.batch["mask"]
+    short = mask.sum(dim=1) < mask.shape[1]
+    batch = part(subject.batch, short)
+    plain = task.outputs(batch)
+    noise = torch.randn(batch["image"].shape, generator=generator("audit"), dtype=torch.double)
+    filled = {**batch, "image": torch.where(batch["mask"][:, :, None, None, None], batch["image"], noise)}
+    cut = {**batch, "image": filled["image"][:, :-1], "mask": batch["mask"][:, :-1]}
+    measured = max(difference(plain, task.outputs(filled)), difference(*of_one_size(plain, task.outputs(cut))))
+    return same(measured, "padding is never seen, whatever it holds")
+
+
+@torch.no_grad()
+def order(subject: Subject) -> Finding:
+    """Turn sequences around."""
+    task, batch = at_work(subject), subject.batch
+    place = torch.arange(batch["mask"].shape[1])
+    length = batch["mask"].sum(dim=1, keepdim=True)
+    turned = torch.where(place < length, length - 1 - place, place)  # (B, S)
+    image = batch["image"][torch.arange(len(turned))[:, None], turned]
+    measured = difference(task.outputs(batch), task.outputs({**batch, "image": image}))
+    if getattr(task.model, "ordered", False):
+        return Finding(
+            measured >= NOTICED, f"outputs change by {measured:.1e}", "the model tells places apart, and says so"
+        )
+    return same(measured, "a set has no order")
+
+
+@torch.no_grad()
+def positions(subject: Subject) -> Finding:
+    """Let the patches of an image change places; where nothing cuts patches, its quarters."""
+    task, batch = at_work(subject), subject.batch
+    plain = task.outputs(batch)
+    if any(isinstance(module, PatchEmbed) for module in task.modules()):
+        with shuffled_patches(task):
+            moved = task.outputs(batch)
+    else:
+        halves = [size // 2 for size in batch["image"].shape[-2:]]
+        moved = task.outputs({**batch, "image": batch["image"].roll(halves, dims=(-2, -1))})
+    measured = difference(plain, moved)
+    return Finding(measured >= NOTICED, f"outputs change by {measured:.1e}", f"at least {NOTICED:.0e}: places matter")
+
+
+@contextmanager
+def shuffled_patches(task: Task) -> Iterator[None]:
+    """Let every `PatchEmbed` give its patches in reverse order."""
+    layers = [module for module in task.modules() if isinstance(module, PatchEmbed)]
+    hooks = [layer.register_forward_hook(lambda module, given, patches: patches.flip(1)) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def causal(subject: Subject) -> Finding:
+    """Change the tokens from one place on, for every place, and look at the logits before it."""
+    model: Any = at_work(subject).model
+    memory, tokens = model.encode(subject.batch["image"]), started(model, subject.batch)
+    plain, measured = model.decode(memory, tokens), 0.0
+    for place in range(1, tokens.shape[1]):
+        changed = tokens.clone()
+        changed[:, place:] = (changed[:, place:] + 1) % model.start
+        measured = max(measured, difference(plain[:, :place], model.decode(memory, changed)[:, :place]))
+    return same(measured, "a token is never seen before its turn")
+
+
+@torch.no_grad()
+def cache(subject: Subject) -> Finding:
+    """Decode token by token from a cache, and compare with decoding the whole at once; then do the same greedily."""
+    model: Any = at_work(subject).model
+    memory, tokens = model.encode(subject.batch["image"]), started(model, subject.batch)
+    caches = [(Cache(tokens.shape[1]), Cache(memory.shape[1])) for _ in model.decoder]
+    stepwise = torch.cat([model.decode(memory, token, caches) for token in tokens.split(1, dim=1)], dim=1)
+    measured = difference(model.decode(memory, tokens), stepwise)
+    written = tokens[:, :1]
+    for _ in range(tokens.shape[1] - 1):
+        said = model.decode(memory, written)[:, -1:].argmax(dim=-1)
+        written = torch.cat([written, torch.where(written[:, -1:] == model.finish, model.finish, said)], dim=1)
+    differ = int((written[:, 1:] != model.greedy(memory)).sum())
+    return Finding(
+        measured <= EXACT and differ == 0,
+        f"logits change by {measured:.1e}, {differ} tokens differ",
+        f"at most {EXACT:.0e} and 0: a cache is only a shortcut",
+    )
+
+
+def started(model: Any, batch: Batch) -> Tensor:
+    """Return the true digits after `<start>` (B, T)."""
+    digits = batch["digits"]
+    return torch.cat([digits.new_full((len(digits), 1), model.start), digits], dim=1)
+
+
+def gradients(subject: Subject) -> Finding:
+    """Look for parameters that a training step leaves where they are."""
+    task = at_work(subject).train()
+    torch.manual_seed(0)
+    task.step(subject.lesson, "train").backward()
+    named = list(task.model.named_parameters())
+    idle = [name for name, parameter in named if parameter.grad is None or not parameter.grad.any()]
+    measured = f"{len(idle)} of {len(named)} idle{': ' if idle else ''}{', '.join(idle[:2])}"
+    return Finding(not idle, measured, "none: every parameter receives gradient")
+
+
+@torch.no_grad()
+def chance(subject: Subject) -> Finding:
+    """Compare the loss before training with that of knowing nothing."""
+    if subject.trained:
+        return Finding(True, "trained: nothing to measure", "the loss before training is that of knowing nothing")
+    wanted = subject.task.chance(subject.lesson)
+    torch.manual_seed(0)
+    measured = float(deepcopy(subject.task).train().step(subject.lesson, "train"))
+    return Finding(
+        abs(measured / wanted - 1) <= BEGIN, f"the loss begins at {measured:.3f}", f"{wanted:.3f} ± {BEGIN:.0%}"
+    )
+
+
+def overfit(subject: Subject) -> Finding:
+    """Learn one batch by heart."""
+    task = deepcopy(subject.task).float().train()
+    batch = {name: values.float() if values.is_floating_point() else values for name, values in subject.lesson.items()}
+    torch.manual_seed(0)
+    first = task.chance(batch)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3, betas=(0.9, 0.98), fused=True)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = task.step(batch, "train")
+        loss.backward()
+        nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        optimizer.step()
+    share = float(loss.detach()) / first
+    return Finding(
+        share <= LEARNED,
+        f"{100 * share:.1f} % of the loss are left",
+        f"at most {100 * LEARNED:.0f} %, after {STEPS} steps",
+    )
+
+
+def splits(subject: Subject) -> Finding:
+    """Look for an image that is in more than one part."""
+    train, val, test = (
+        {bytes(image) for image in flat(subject.data.images(name))} for name in ("train", "val", "test")
+    )
+    shared = len(train & val) + len(train & test) + len(val & test)
+    return Finding(shared == 0, f"{shared} of {len(train | val | test)} images shared", "0: parts are disjoint")
+
+
+def flat(images: Tensor) -> Any:
+    return images.flatten(1).numpy()
+
+
+@torch.no_grad()
+def size(subject: Subject) -> Finding:
+    """Count parameters, and the floating-point operations of one forward pass."""
+    parameters = sum(parameter.numel() for parameter in subject.task.model.parameters())
+    with FlopCounterMode(display=False) as counter:
+        subject.task.outputs(subject.batch)
+    each = counter.get_total_flops() / len(next(iter(subject.batch.values())))
+    return Finding(math.isfinite(each), f"{parameters:,} parameters, {each / 1e6:.2f} MFLOP", "for one sample, forward")
+
+
+def part(batch: Batch, chosen: Any) -> Batch:
+    return {name: values[chosen] for name, values in batch.items()}
+
+
+def of_one_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut outputs to what both have; a law over fewer sums ends earlier."""
+    if one.ndim == 1:
+        return one, other
+    width = min(one.shape[1], other.shape[1])
+    return one[:, :width], other[:, :width]
+
+
+PROBES: dict[str, Callable[[Subject], Finding]] = {
+    probe.__name__: probe
+    for probe in (
+        companions,
+        deterministic,
+        padding,
+        order,
+        positions,
+        causal,
+        cache,
+        gradients,
+        chance,
+        overfit,
+        splits,
+        size,
+    )
+}

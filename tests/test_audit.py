@@ -1,0 +1,187 @@
+"""The auditor: every model in `conf/` passes, and each fault that is planted here is found by the probe for it."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from conftest import CONF, TINY, pairs
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchwork.audit import findings
+from patchwork.models import AnchorDetector, EncoderDecoder, SequenceRegressor, ViT
+from patchwork.models.transformer import Attention, AxialRotary
+from patchwork.run import build
+from patchwork.tasks import Task
+
+SMALL = ["digits=uci", "model.embed_dim=16", "data.batch_size=16"]
+
+
+def failed(*settings: str, spoil: Callable[[Task], Any] = lambda task: None) -> set[str]:
+    """Return the probes that fail for what the settings build, spoilt."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        data, task = build(hydra.compose("train", [*SMALL, *settings]))
+    data.prepare_data()
+    spoil(task)
+    return {name for name, finding in findings(task, data) if not finding.passed}
+
+
+@pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if fits])
+def test_every_model_passes(task: str, model: str) -> None:
+    assert failed(f"task={task}", f"model={model}") == set()
+
+
+@pytest.mark.parametrize("matching", ["attention", "cosine"])
+def test_both_kinds_of_matching_pass(matching: str) -> None:
+    assert failed("task=anchor", f"model.matching={matching}") == set()
+
+
+# --- the originals' faults, planted ----------------------------------------------------------------------------------
+
+
+class Unmasked(SequenceRegressor):
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(image, torch.ones_like(mask))
+
+
+def ignored_mask(task: Task) -> None:
+    """Build the padding mask and never use it (document 001): padding is looked at like any image."""
+    task.model.__class__ = Unmasked
+
+
+def rotated_heads(task: Task) -> None:
+    """Rotate over the head axis instead of the positions (document 002): it cancels between queries and keys."""
+
+    def over_heads(rotary: AxialRotary, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = (angle[: x.shape[1], None] for angle in (rotary.cos, rotary.sin))
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+    for module in task.modules():
+        if isinstance(module, AxialRotary):
+            module.forward = partial(over_heads, module)  # type: ignore[method-assign]
+
+
+def dropout_in_evaluation(task: Task) -> None:
+    """Leave the dropout of attention on when evaluating (document 002)."""
+    for module in task.modules():
+        if isinstance(module, Attention):
+            module.proj.register_forward_hook(lambda layer, given, out: F.dropout(out, 0.1, training=True))
+
+
+def missing_causal_mask(task: Task) -> None:
+    """Decode without a causal mask (document 003's server)."""
+    for module in task.modules():
+        if isinstance(module, Attention):
+            module.causal = False
+
+
+def companions_seen(task: Task) -> None:
+    """Normalise by the batch when evaluating, too."""
+    for module in task.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = None
+
+
+def idle_parameter(task: Task) -> None:
+    task.model.idle = torch.nn.Linear(2, 2)
+
+
+def confident_start(task: Task) -> None:
+    assert isinstance(task.model, ViT)
+    torch.nn.init.normal_(task.model.head.weight, std=3.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "found"),
+    [
+        (ignored_mask, "task=sum model=sequence_regressor", "padding"),
+        (rotated_heads, "task=classify model.positions=rotary model.stem=[] model.patch_size=7", "positions"),
+        (dropout_in_evaluation, "task=seq2seq", "deterministic"),
+        (missing_causal_mask, "task=seq2seq", "causal"),
+        (companions_seen, "task=classify", "companions"),
+        (idle_parameter, "task=classify model=cnn", "gradients"),
+        (confident_start, "task=classify", "chance"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_planted_fault_is_found(spoil: Callable[[Task], Any], settings: str, found: str) -> None:
+    assert found in failed(*settings.split(), spoil=spoil)
+
+
+class Ordered(AnchorDetector):
+    """Sees later images more strongly."""
+
+    def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
+        place = torch.arange(image.shape[1], dtype=image.dtype)[:, None, None, None]
+        return super().forward(image * (1 + place), mask, anchor)
+
+
+class Forgetful(EncoderDecoder):
+    """Has a cache and does not look into it."""
+
+    def decode(self, memory: Tensor, tokens: Tensor, caches: Any = None) -> Tensor:
+        return super().decode(memory, tokens)
+
+
+@pytest.mark.parametrize(("kind", "task", "found"), [(Ordered, "anchor", "order"), (Forgetful, "seq2seq", "cache")])
+def test_wrong_model_is_found(kind: type, task: str, found: str) -> None:
+    def become(task: Task) -> None:
+        task.model.__class__ = kind
+
+    assert found in failed(f"task={task}", spoil=become)
+
+
+def test_model_that_cannot_learn_is_found() -> None:
+    def frozen(task: Task) -> None:
+        for parameter in task.parameters():
+            parameter.requires_grad = False
+        assert isinstance(task.model, ViT)
+        task.model.head.bias.requires_grad = True
+
+    assert {"gradients", "overfit"} <= failed("task=classify", spoil=frozen)
+
+
+def test_shared_image_is_found() -> None:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        data, task = build(hydra.compose("train", [*SMALL, "task=classify"]))
+    data.prepare_data()
+    data.images("val")[0] = data.images("test")[3]
+    assert {name for name, finding in findings(task, data) if not finding.passed} == {"splits"}
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_command_prints_a_table(command: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert command("audit", "task=sum", "model=fully_connected", *SMALL) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == "Sum with FullyConnected, untrained"
+    assert {line.split()[0] for line in said[1:]} == {"pass"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_probes_a_run(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("train", *TINY, "folder=run") == 0
+    capfd.readouterr()
+    assert command("audit", "run=run") == 0
+    assert "run, trained" in capfd.readouterr().out
+
+
+def test_command_fails_with_the_probe(
+    command: Callable[..., int], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Task, "chance", lambda *_: 1.0)
+    monkeypatch.setattr("patchwork.tasks.Classify.chance", lambda *_: 100.0)
+    assert command("audit", "task=classify", *SMALL) == 1
+    captured = capfd.readouterr()
+    assert "FAIL  chance" in captured.out
+    assert captured.err.splitlines() == ["audit.py: 1 of 8 probes failed: chance"]
