@@ -12,7 +12,8 @@ from torch import Tensor
 
 from patchwork.cli import call
 from patchwork.data import Icons
-from patchwork.data.icons import COMBINATIONS, PERSONS, TENSES, VERBS, every, held_out, render, write
+from patchwork.data.icons import COMBINATIONS, PERSONS, TENSES, VERBS, every, held_out, render
+from patchwork.data.icons.__main__ import write
 from patchwork.data.stream import Part, generator
 
 
