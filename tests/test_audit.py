@@ -29,7 +29,7 @@ def failed(*settings: str, spoil: Callable[[Task], Any] = lambda task: None) -> 
         data, task = build(hydra.compose("train", [*SMALL, *settings]))
     data.prepare_data()
     spoil(task)
-    return {name for name, finding in findings(task, data) if not finding.passed}
+    return {name for name, finding in findings(task, data) if finding.passed is False}
 
 
 @pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if fits])
@@ -116,6 +116,20 @@ def test_planted_fault_is_found(spoil: Callable[[Task], Any], settings: str, fou
     assert found in failed(*settings.split(), spoil=spoil)
 
 
+class Counting(SequenceRegressor):
+    """Sees how many images there are, and none of them."""
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(torch.ones_like(image), mask)
+
+
+class Undefined(EncoderDecoder):
+    """Says nothing that is a number where there is more than one token."""
+
+    def decode(self, memory: Tensor, tokens: Tensor, caches: Any = None) -> Tensor:
+        return super().decode(memory, tokens, caches) + torch.nan * (tokens[:, 1:].sum() > 40)
+
+
 class Ordered(AnchorDetector):
     """Sees later images more strongly."""
 
@@ -131,12 +145,33 @@ class Forgetful(EncoderDecoder):
         return super().decode(memory, tokens)
 
 
-@pytest.mark.parametrize(("kind", "task", "found"), [(Ordered, "anchor", "order"), (Forgetful, "seq2seq", "cache")])
-def test_wrong_model_is_found(kind: type, task: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "task", "found"),
+    [
+        (Ordered, "anchor", {"order"}),
+        (Forgetful, "seq2seq", {"cache"}),
+        (Counting, "sum model=sequence_regressor", {"images", "overfit"}),
+        (Undefined, "seq2seq", {"causal"}),
+    ],
+)
+def test_wrong_model_is_found(kind: type, task: str, found: set[str]) -> None:
     def become(task: Task) -> None:
         task.model.__class__ = kind
 
-    assert found in failed(f"task={task}", spoil=become)
+    assert found <= failed(*f"task={task}".split(), spoil=become)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "task=sum data.max_length=1",
+        "task=sum model=fully_connected data.max_length=1",
+        "task=classify model.patch_size=28 model.pool=cls",
+        "task=anchor data.eval_batch_size=1",
+    ],
+)
+def test_where_there_is_nothing_to_measure_nothing_fails(settings: str) -> None:
+    assert failed(*settings.split()) == set()
 
 
 def test_model_that_cannot_learn_is_found() -> None:
@@ -155,7 +190,7 @@ def test_shared_image_is_found() -> None:
         data, task = build(hydra.compose("train", [*SMALL, "task=classify"]))
     data.prepare_data()
     data.images("val")[0] = data.images("test")[3]
-    assert {name for name, finding in findings(task, data) if not finding.passed} == {"splits"}
+    assert {name for name, finding in findings(task, data) if finding.passed is False} == {"splits"}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -165,15 +200,18 @@ def test_command_prints_a_table(command: Callable[..., int], capfd: pytest.Captu
     assert command("audit", "task=sum", "model=fully_connected", *SMALL) == 0
     said = capfd.readouterr().out.splitlines()
     assert said[0] == "Sum with FullyConnected, untrained"
-    assert {line.split()[0] for line in said[1:]} == {"pass"}
+    assert {line.split()[0] for line in said[1:]} == {"pass", "size"}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_probes_a_run(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
-    assert command("train", *TINY, "folder=run") == 0
+@pytest.mark.parametrize("model", ["model.dropout=0.1", "model=quadrant"])
+def test_command_probes_a_run(command: Callable[..., int], capfd: pytest.CaptureFixture[str], model: str) -> None:
+    assert command("train", *TINY, model, "folder=run") == 0
     capfd.readouterr()
     assert command("audit", "run=run") == 0
     assert "run, trained" in capfd.readouterr().out
+    assert command("audit", "run=run", "data.rows=3") == 2
+    assert "data.rows=3 cannot be set beside run=run" in capfd.readouterr().err
 
 
 def test_command_fails_with_the_probe(
@@ -184,4 +222,4 @@ def test_command_fails_with_the_probe(
     assert command("audit", "task=classify", *SMALL) == 1
     captured = capfd.readouterr()
     assert "FAIL  chance" in captured.out
-    assert captured.err.splitlines() == ["audit.py: 1 of 8 probes failed: chance"]
+    assert captured.err.splitlines() == ["audit.py: 1 of 9 probes failed: chance"]

@@ -44,6 +44,29 @@ def test_model_of_another_task(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("task=anchor data=sequences", "its batches hold no anchor, match, present"),
+        ("task=classify data=icons model.num_classes=10 data.num_classes=10", "its batches hold no label"),
+        ("task=sum data=anchored model=fully_connected", "data.anchored=true is for task=anchor"),
+        ("task=sum model=fully_connected data.test_lengths=[20]", "test_lengths=[20] is not for FullyConnected"),
+        ("task=anchor data.test_lengths=[20]", "test_lengths=[20] is not for anchored sequences"),
+        ("task=anchor digits.validation=10", "a class has fewer than 2 val digits"),
+        ("task=sum data.sampling=consecutive data.max_length=200", "data.max_length=200"),
+        ("task=icons data.difficulty=0", "data.difficulty=0"),
+        ("task=icons task.monitor=val/combination_accuracy/held_out", "task.monitor"),
+    ],
+)
+def test_data_of_another_task(
+    command: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path, settings: str, said: str
+) -> None:
+    assert command("train", *SHORT, *settings.split()) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert said in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_task_and_model_is_of_use() -> None:
     fitting = [pair for pair, fits in pairs().items() if fits]
     assert {task for task, _ in fitting} == set(choices("task"))

@@ -1,4 +1,4 @@
-"""Two processes train one run: the same batches, shared out; one folder; and one process can go on with it."""
+"""Two processes train one run: the same batches, shared out; one folder, which one process can read."""
 
 import json
 import os

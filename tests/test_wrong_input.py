@@ -135,7 +135,7 @@ def test_what_a_killed_process_was_writing_is_removed(kept: Path, tmp_path: Path
 
 
 def parts_of(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+    return list(folder.rglob("*.part"))
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -219,8 +219,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("trainer.val_check_interval=1000", ["val_check_interval", "1000", "less than or equal to 1"]),
     ("task.monitor=val/nonsense", ["task.monitor=val/nonsense", "val/sequence_accuracy"]),
     ("task.monitor=val/cell_accuracy", ["task.monitor=val/cell_accuracy", "val/sequence_accuracy"]),
-    ("trainer.limit_val_batches=0.0001", ["trainer.limit_val_batches=0.0001", "1 batches"]),
-    ("trainer.limit_train_batches=1 trainer.val_check_interval=0.4", ["trainer.val_check_interval=0.4", "1 batches"]),
+    ("data=single", ["model.rows", "not fit"]),
     ("task.optimizer.lr=0.1", ["task.optimizer.lr", "set optimizer.lr"]),
     # a model that does not fit the task or its data
     ("model._target_=patchwork.tasks.Seq2Seq", ["model._target_=patchwork.tasks.Seq2Seq", "patchwork.models"]),
@@ -234,6 +233,16 @@ WRONG: list[tuple[str, list[str]]] = [
 def test_wrong_configuration(refused: Callable[..., str], words: str, fragments: list[str]) -> None:
     said = refused("train.py", *TINY, *re.split(r" (?=\S+=)", words), code=CONFIG)
     assert [fragment for fragment in fragments if fragment not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["trainer.limit_val_batches=0.0001", "trainer.limit_train_batches=1 trainer.val_check_interval=0.4"],
+)
+def test_shares_that_leave_no_batch(refused: Callable[..., str], loaded: list[str], words: str) -> None:
+    loaded.append("whatever")  # how many batches there are is known when the data is
+    with pytest.raises(AssertionError, match="data was read"):
+        refused("train.py", *TINY, *words.split(), code=CONFIG)
 
 
 def test_each_wrong_job_of_a_multirun_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

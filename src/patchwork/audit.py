@@ -1,7 +1,7 @@
 """Does a model do what it claims? Probes that any task puts its models to, trained or not.
 
-A probe changes something that must not matter, or must, and measures what comes of it. All but `size` compute in double
-precision, so that rounding can neither hide a fault nor look like one. A task names in `probes` those that apply.
+A probe changes something that must not matter, or must, and measures what comes of it. All but `overfit` compute in
+double precision, so that rounding can neither hide a fault nor look like one. A task's `probes` names those that apply.
 """
 
 import math
@@ -13,31 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchwork.config import check
 from patchwork.data import Stream
 from patchwork.data.stream import generator
-from patchwork.errors import PatchworkError
+from patchwork.errors import ConfigError, PatchworkError
 from patchwork.models.transformer import Cache, PatchEmbed
-from patchwork.run import Run, build
+from patchwork.run import Run, build, same_digits
 from patchwork.tasks import Task
 from patchwork.tasks.base import Batch
 
 SAMPLES = 16
 EXACT = 1e-8  # what rounding may do in double precision
-NOTICED = 1e-3  # what a change that matters does at least, relative to the outputs' deviation
+NOTICED = 1e-3  # what a change that matters does at least
+IDLE = 1e-10  # of the largest gradient: what rounding leaves of none
 BEGIN = 0.25  # how far the loss may begin from that of knowing nothing
 STEPS, LEARNED = 150, 0.1  # steps to learn a batch by heart, and the share of the first loss that may be left
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found: whether that is as it should be, what was measured, and what was wanted."""
+    """What a probe found: whether that is as it should be, what was measured, and what was wanted.
 
-    passed: bool
+    Where there is nothing to judge, `passed` is None.
+    """
+
+    passed: bool | None
     measured: str
     wanted: str
 
@@ -57,11 +63,16 @@ def audit(config: DictConfig) -> None:
     """Probe what a configuration builds, or the run that it names, and print a table.
 
     Raises:
-        PatchworkError: if a probe fails.
+        PatchworkError: if a probe fails; its kinds as `Run.load` and `build` raise them.
     """
     if config.run:
+        for word in HydraConfig.get().overrides.task:
+            if not word.startswith("run="):
+                raise ConfigError(f"{word} cannot be set beside run={config.run}, which has settings of its own")
         run = Run.load(Path(str(config.run)))
         task, data, title = run.task, run.data, f"{config.run}, trained"
+        data.prepare_data()
+        same_digits(run.manifest, data)
     else:
         settings = config.copy()
         del settings.run
@@ -72,8 +83,9 @@ def audit(config: DictConfig) -> None:
     print(title)
     failed = []
     for name, finding in findings(task, data, trained=bool(config.run)):
-        print(f"  {'pass' if finding.passed else 'FAIL'}  {name:<14} {finding.measured:<44} {finding.wanted}")
-        failed += [] if finding.passed else [name]
+        verdict = {True: "pass", False: "FAIL", None: "    "}[finding.passed]
+        print(f"  {verdict}  {name:<14} {finding.measured:<44} {finding.wanted}")
+        failed += [name] if finding.passed is False else []
     if failed:
         raise PatchworkError(f"{len(failed)} of {len(task.probes)} probes failed: {', '.join(failed)}")
 
@@ -115,12 +127,13 @@ def stirred(task: Task) -> Task:
 
 def at_work(subject: Subject) -> Task:
     """Return the task as probes of its outputs want it."""
-    return subject.task if subject.trained else stirred(subject.task)
+    return deepcopy(subject.task) if subject.trained else stirred(subject.task)
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """Return the greatest difference, relative to the outputs' deviation."""
-    return float((one - other).abs().max() / one.std().clamp_min(1e-12))
+    """Return the greatest difference, relative to the outputs' mean size; infinite if anything is not a number."""
+    measured = float((one - other).abs().max() / one.abs().mean().clamp_min(1e-12))
+    return measured if math.isfinite(measured) else math.inf
 
 
 def same(measured: float, what: str) -> Finding:
@@ -151,6 +164,8 @@ def padding(subject: Subject) -> Finding:
     """Fill what is beyond the end of sequences with noise, and then cut some of it off."""
     task, mask = at_work(subject), subject.batch["mask"]
     short = mask.sum(dim=1) < mask.shape[1]
+    if not short.any():
+        return Finding(None, "no sequence has padding", "nothing to measure")
     batch = part(subject.batch, short)
     plain = task.outputs(batch)
     noise = torch.randn(batch["image"].shape, generator=generator("audit"), dtype=torch.double)
@@ -168,6 +183,8 @@ def order(subject: Subject) -> Finding:
     length = batch["mask"].sum(dim=1, keepdim=True)
     turned = torch.where(place < length, length - 1 - place, place)  # (B, S)
     image = batch["image"][torch.arange(len(turned))[:, None], turned]
+    if torch.equal(image, batch["image"]):
+        return Finding(None, "no sequence has an order", "nothing to measure")
     measured = difference(task.outputs(batch), task.outputs({**batch, "image": image}))
     if getattr(task.model, "ordered", False):
         return Finding(
@@ -177,11 +194,25 @@ def order(subject: Subject) -> Finding:
 
 
 @torch.no_grad()
+def images(subject: Subject) -> Finding:
+    """Give every sample the images of the next one."""
+    task, batch = at_work(subject), subject.batch
+    if len(batch["image"]) == 1:
+        return Finding(None, "there is one sample", "nothing to measure")
+    changed = task.outputs({**batch, "image": batch["image"].roll(1, dims=0)})
+    measured = difference(task.outputs(batch), changed)
+    return Finding(measured >= NOTICED, f"outputs change by {measured:.1e}", f"at least {NOTICED:.0e}: images are seen")
+
+
+@torch.no_grad()
 def positions(subject: Subject) -> Finding:
     """Let the patches of an image change places; where nothing cuts patches, its quarters."""
     task, batch = at_work(subject), subject.batch
     plain = task.outputs(batch)
-    if any(isinstance(module, PatchEmbed) for module in task.modules()):
+    layers = [module for module in task.modules() if isinstance(module, PatchEmbed)]
+    if layers and all(layer.grid == (1, 1) for layer in layers):
+        return Finding(None, "an image is one patch", "nothing to measure")
+    if layers:
         with shuffled_patches(task):
             moved = task.outputs(batch)
     else:
@@ -247,8 +278,9 @@ def gradients(subject: Subject) -> Finding:
     task = at_work(subject).train()
     torch.manual_seed(0)
     task.step(subject.lesson, "train").backward()
-    named = list(task.model.named_parameters())
-    idle = [name for name, parameter in named if parameter.grad is None or not parameter.grad.any()]
+    named = dict(task.model.named_parameters())
+    sizes = {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in named.items()}
+    idle = [name for name, size in sizes.items() if size <= IDLE * max(sizes.values())]
     measured = f"{len(idle)} of {len(named)} idle{': ' if idle else ''}{', '.join(idle[:2])}"
     return Finding(not idle, measured, "none: every parameter receives gradient")
 
@@ -257,7 +289,7 @@ def gradients(subject: Subject) -> Finding:
 def chance(subject: Subject) -> Finding:
     """Compare the loss before training with that of knowing nothing."""
     if subject.trained:
-        return Finding(True, "trained: nothing to measure", "the loss before training is that of knowing nothing")
+        return Finding(None, "it is trained", "nothing to measure")
     wanted = subject.task.chance(subject.lesson)
     torch.manual_seed(0)
     measured = float(deepcopy(subject.task).train().step(subject.lesson, "train"))
@@ -267,11 +299,13 @@ def chance(subject: Subject) -> Finding:
 
 
 def overfit(subject: Subject) -> Finding:
-    """Learn one batch by heart."""
+    """Learn one batch by heart, and not by what can be told without its images."""
+    if subject.trained:
+        return Finding(None, "it is trained", "nothing to measure")
     task = deepcopy(subject.task).float().train()
     batch = {name: values.float() if values.is_floating_point() else values for name, values in subject.lesson.items()}
     torch.manual_seed(0)
-    first = task.chance(batch)
+    first = task.blind(batch)
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3, betas=(0.9, 0.98), fused=True)
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -304,10 +338,11 @@ def flat(images: Tensor) -> Any:
 def size(subject: Subject) -> Finding:
     """Count parameters, and the floating-point operations of one forward pass."""
     parameters = sum(parameter.numel() for parameter in subject.task.model.parameters())
-    with FlopCounterMode(display=False) as counter:
+    # fused attention has no count on a CPU
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         subject.task.outputs(subject.batch)
     each = counter.get_total_flops() / len(next(iter(subject.batch.values())))
-    return Finding(math.isfinite(each), f"{parameters:,} parameters, {each / 1e6:.2f} MFLOP", "for one sample, forward")
+    return Finding(None, f"{parameters:,} parameters, {each / 1e6:.2f} MFLOP", "for one sample on average, forward")
 
 
 def part(batch: Batch, chosen: Any) -> Batch:
@@ -327,6 +362,7 @@ PROBES: dict[str, Callable[[Subject], Finding]] = {
     for probe in (
         companions,
         deterministic,
+        images,
         padding,
         order,
         positions,

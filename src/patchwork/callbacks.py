@@ -5,16 +5,16 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytorch_lightning as pl
 import torch
 from annotated_types import Gt, Lt
 from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from patchwork import STARTED
 from patchwork.checkpoints import BEST, LAST
 from patchwork.data.stream import seed_of
 from patchwork.errors import Interrupted, NumericError
@@ -31,30 +31,41 @@ class Seeds(pl.Callback):
 
 
 class TrainingLog(pl.Callback):
-    """Log the loss of a batch and the learning rate every `every` optimizer steps.
+    """Log the loss and the learning rate every `every` optimizer steps; the loss is the mean over the step's batches.
 
     Straight to the loggers: `LightningModule.log` keeps books at every step, which shows at steps of milliseconds.
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
+        self.losses: list[Tensor] = []  # since the last step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
+        # not `outputs`, whose loss is already divided by how many batches a step has
+        self.losses.append(cast(Tensor, task.loss))
         step = trainer.global_step
-        if step % self.every or (index + 1) % trainer.accumulate_grad_batches:
+        if (index + 1) % trainer.accumulate_grad_batches and index + 1 < trainer.num_training_batches:
             return
-        loss = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
+        losses, self.losses = self.losses, []
+        if step % self.every:
+            return
+        loss = trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean")
         values = {"train/loss": float(loss), "lr": trainer.optimizers[0].param_groups[0]["lr"]}
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": trainer.current_epoch, **values}, step)
 
 
 class Clock(pl.Callback):
-    """Add up what a run took: without what a killed one had to do again, but over all the times it was resumed."""
+    """Add up what a run took: without what a killed one had to do again, but over all the times it was resumed.
 
-    def __init__(self) -> None:
+    Args:
+        started: when the command began, by `time.time`.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
         self.train_seconds = 0.0  # without validation
         self.before = 0.0  # wall-clock of the earlier processes of this run
         self.startup: float | None = None
@@ -85,13 +96,13 @@ class Clock(pl.Callback):
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if self.startup is None:
-            self.startup = time.time() - STARTED
+            self.startup = time.time() - self.started
         self.samples += len(next(iter(batch.values()))) * trainer.world_size
 
     def figures(self) -> dict[str, float]:
         """Return the figures of a manifest: seconds, and samples a second of training."""
         return {
-            "wall_clock_seconds": round(self.before + time.time() - STARTED, 3),
+            "wall_clock_seconds": round(self.before + time.time() - self.started, 3),
             "train_seconds": round(self.train_seconds, 3),
             "startup_seconds": round(self.startup or 0.0, 3),
             "samples_per_second": round(self.samples / self.train_seconds, 1) if self.train_seconds else 0.0,
@@ -101,7 +112,7 @@ class Clock(pl.Callback):
         running = time.perf_counter() - self.since if self.since is not None else 0.0
         return {
             "train_seconds": self.train_seconds + running,
-            "wall_clock_seconds": self.before + time.time() - STARTED,
+            "wall_clock_seconds": self.before + time.time() - self.started,
             "samples": self.samples,
         }
 
@@ -114,8 +125,8 @@ class Checkpoints(pl.Callback):
     """Keep the best weights by the task's monitor and the latest state to resume from; save and end on a signal.
 
     `best.ckpt` is written at the validation that found it. `last.ckpt` is written at the end of every epoch and,
-    within one, whenever `seconds` have passed or SIGTERM or SIGINT has come, between two optimizer steps. What the
-    loggers have recorded is part of the state.
+    within one, whenever `seconds` have passed or SIGTERM or SIGINT has come, between two optimizer steps that have no
+    validation between them. What the loggers have recorded is part of the state.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -146,7 +157,7 @@ class Checkpoints(pl.Callback):
             done == trainer.num_training_batches
             or done % (trainer.val_check_batch or trainer.num_training_batches) == 0
         ):
-            return  # what follows, validation and the epoch's end, saves
+            return  # what was measured there would be lost, or measured twice
         if done % trainer.accumulate_grad_batches:
             return
         asked = self.signal is not None or time.monotonic() - self.saved > self.seconds
@@ -181,8 +192,9 @@ class Checkpoints(pl.Callback):
         self.saved = time.monotonic()
 
     def end_if_asked(self, trainer: pl.Trainer) -> None:
-        number = trainer.strategy.broadcast(self.signal) or self.signal
-        if number is not None:
+        own = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(own, reduce_op="max"))  # of whichever rank it came to
+        if number:
             raise Interrupted(number, f"; its state is saved, go on with: resume={self.folder.parent}")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

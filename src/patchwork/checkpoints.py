@@ -28,9 +28,10 @@ COMMENT = len(MARK) + 64
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process was writing in `folder` and below."""
-    for part in folder.rglob(".*.part"):
-        part.unlink(missing_ok=True)
+    """Remove what a killed process was writing in a run's folder."""
+    for place in (folder, folder / "checkpoints"):
+        for part in place.glob(".*.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     """Make a function of a configuration into a command of that name in `conf/`."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        failed: list[PatchworkError] = []
+        failed: list[int] = []
         conf = Path(function.__code__.co_filename).resolve().parent / "conf"
 
         @wraps(function)
@@ -42,12 +43,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
             try:
                 function(config)
-            except (PatchworkError, OSError, MemoryError, RuntimeError) as caught:
+            except Exception as caught:
                 error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
-                tell(error)
+                if error is None:
+                    traceback.print_exc()  # a fault of the program
+                else:
+                    tell(error)
+                code = 1 if error is None else error.exit_code
                 if HydraConfig.get().mode is not RunMode.MULTIRUN:
-                    sys.exit(error.exit_code)
-                failed.append(error)  # the other jobs go on
+                    sys.exit(code)
+                failed.append(code)  # the other jobs go on
 
         @wraps(function)
         def main() -> None:
@@ -58,9 +63,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             try:
                 with patch.object(ArgumentParser, "error", refuse):
                     hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
-                if type(error) is ValueError and "override" not in str(error):
-                    raise
+            except (HydraException, OmegaConfBaseException, ValueError) as error:  # of the composition
                 fault = explain(error, conf, config_name)
                 tell(fault)
                 sys.exit(fault.exit_code)
@@ -68,7 +71,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 tell(stop)
                 sys.exit(stop.exit_code)
             if failed:
-                sys.exit(failed[0].exit_code)
+                sys.exit(failed[0])
 
         return main
 
@@ -90,8 +93,8 @@ def refuse(parser: ArgumentParser, message: str) -> None:
     raise HydraException(f"{message}; settings are group=choice and key=value, see --help")
 
 
-def resource_fault(error: Exception) -> PatchworkError:
-    """Tell a failing disk or full memory in one line; anything else is a fault of the program and goes on as it is."""
+def resource_fault(error: Exception) -> PatchworkError | None:
+    """Tell a failing disk or full memory in one line; None for anything else, which is a fault of the program."""
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return ResourceError(
             f"there is not enough memory ({one_line(error)[:120]}): try a smaller data.batch_size, "
@@ -100,12 +103,13 @@ def resource_fault(error: Exception) -> PatchworkError:
     disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
     if isinstance(error, OSError) and error.errno in disk:
         return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
-    raise error
+    return None
 
 
 def tell(error: BaseException) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that train together speaks for all
-        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+        script = Path(sys.argv[0])
+        print(f"{script.parent.name if script.stem == '__main__' else script.name}: {one_line(error)}", file=sys.stderr)
 
 
 def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -140,6 +144,7 @@ def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
             node = node.get(part) if isinstance(node, DictConfig) else None
         known = [str(name) for name in node or []]
         return unknown(key, value, parent or "the configuration", known)
-    if nothing := [word for word in sys.argv[1:] if word.endswith("=null")]:
+    nothing = [word for word in sys.argv[1:] if word.endswith("=null")]
+    if nothing and "NoneType" in text:
         return ConfigError(f"{' '.join(nothing)}: a group needs a choice ({one_line(error)})")
     return ConfigError(one_line(error))

@@ -5,7 +5,7 @@ import os
 import time
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -13,16 +13,20 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from yaml import YAMLError
 
+try:
+    import fcntl
+except ImportError:  # where there are no such locks
+    fcntl = None  # type: ignore[assignment]
+
 from patchwork.checkpoints import write_bytes
 from patchwork.config import check, one_line, written
-from patchwork.errors import ConfigError, DataError, ResourceError
+from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
 
-CONFIG, MANIFEST = "config.yaml", "manifest.json"
+CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
 CHANGEABLE = (  # when a run is resumed
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",
-    "trainer.num_nodes",
     "save_seconds",
 )
 FOLDER = "PATCHWORK_FOLDER"  # tells the run's folder to the processes that Lightning starts beside this one
@@ -51,6 +55,8 @@ def find_run(config: DictConfig) -> tuple[DictConfig, Path | None]:
     if folder.is_file():
         raise ConfigError(f"folder={folder} is a file: name a folder")
     if not (folder / CONFIG).exists():
+        if (folder / "checkpoints").exists():
+            raise ConfigError(f"folder={folder} holds checkpoints of a run without its {CONFIG}: name another folder")
         return own, None
     if config.resume is None:
         raise ConfigError(f"folder={folder} holds a run already: add resume=auto to go on with it, or name another")
@@ -80,10 +86,13 @@ def resumed_config(config: DictConfig, folder: Path) -> DictConfig:
 
 
 def find_same(config: DictConfig) -> Path | None:
-    """Return the latest run of the same configuration, or None."""
+    """Return the latest run of the same configuration, whatever its devices, or None; damaged ones are passed over."""
     for path in sorted(place().glob(f"*/{CONFIG}"), reverse=True):
-        if OmegaConf.load(path) == config:
-            return path.parent
+        try:
+            same_config(config, path.parent)
+        except PatchworkError:
+            continue
+        return path.parent
     return None
 
 
@@ -137,6 +146,21 @@ def new_folder(wanted: str | None) -> Path:
         else:
             return folder
     raise AssertionError
+
+
+def lock(folder: Path) -> IO[str]:
+    """Take a run for this process, until the file that is returned is closed or the process ends.
+
+    Raises:
+        ResourceError: if another process has it.
+    """
+    file = (folder / LOCK).open("w")
+    if fcntl is not None and main_process():
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept alive by a loader's workers
+        except BlockingIOError as error:
+            raise ResourceError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+    return file
 
 
 def read_config(folder: Path) -> DictConfig:

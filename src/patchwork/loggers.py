@@ -4,8 +4,10 @@ import csv
 import io
 import os
 from collections.abc import Mapping
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import StrictStr
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -70,6 +72,8 @@ class MetricsTable(Logger):
 class TensorBoard(TensorBoardLogger):
     """TensorBoard's files, in the run's folder `tensorboard`."""
 
+    package = "tensorboard"
+
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=folder, name="tensorboard", version="")
 
@@ -78,9 +82,18 @@ class Wandb(WandbLogger):
     """Weights & Biases, in the run's folder `wandb`; offline where there is no key, for `wandb sync` to send later."""
 
     def __init__(self, folder: Path, *, project: StrictStr) -> None:
-        offline = not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists())
+        offline = not (os.environ.get("WANDB_API_KEY") or key_is_kept())
         if offline:
             print(
                 f"logger=wandb: no key was found, so the run is logged offline; later: wandb sync {folder}/wandb/*run-*"
             )
         super().__init__(name=folder.name, save_dir=folder, project=project, offline=offline)
+
+
+def key_is_kept() -> bool:
+    """Return whether `wandb login` has left a key for the server."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False

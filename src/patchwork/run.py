@@ -9,27 +9,33 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from annotated_types import Gt, Le
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from patchwork import STARTED
 from patchwork.callbacks import Checkpoints, Clock, Seeds, TrainingLog
 from patchwork.checkpoints import (
     BEST,
@@ -49,6 +55,7 @@ from patchwork.folder import (
     FOLDER,
     chosen,
     find_run,
+    lock,
     main_process,
     new_folder,
     read_config,
@@ -73,9 +80,8 @@ class Trainer(pl.Trainer):
         *,
         accelerator: str,
         devices: PositiveInt | list[NonNegativeInt] | Literal["auto"],
-        strategy: str,
-        num_nodes: PositiveInt,
-        precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"],
+        strategy: Literal["auto", "ddp"],
+        precision: Literal["32-true", "bf16-mixed", "64-true"],
         deterministic: bool | Literal["warn"] | None,
         max_epochs: PositiveInt,
         max_steps: PositiveInt | Literal[-1],
@@ -139,7 +145,11 @@ class Run:
         """
         self.data.prepare_data()
         same_digits(self.manifest, self.data)
-        return test(make_trainer(self.config, []), self.task, self.data)
+        config = self.config.copy()
+        config.trainer.devices, config.trainer.strategy = 1, "auto"
+        if not there().get(config.trainer.accelerator):
+            config.trainer.accelerator = "auto"
+        return test(make_trainer(config, []), self.task, self.data)
 
 
 def train(config: DictConfig) -> None:
@@ -154,48 +164,54 @@ def train(config: DictConfig) -> None:
         print(f"{folder} is finished: there is nothing to go on with.")
         return
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
+    check_processes(config.trainer)
     data, task = build(config)
-    check_limits(config.trainer, data)
-    clock, checkpoints = Clock(), Checkpoints(config.save_seconds)
+    clock, checkpoints = Clock(started()), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
     trainer = make_trainer(config, [*watchers, *parts(config, "callbacks"), checkpoints])
+    data.check_shards(trainer.num_devices)
+    loggers = parts(config, "logger")
+    check_loggers(loggers)
     data.prepare_data()
+    check_limits(config.trainer, data)
 
     folder = folder or new_folder(wanted)
+    keep_lock = lock(folder)
     same_digits(read_manifest(folder), data)
-    earlier = {key: value for key, value in read_manifest(folder).items() if key in ("task", "model", "command")}
-    manifest = {**describe(config, task, data), **earlier, "status": "running"}
+    manifest = continued(read_manifest(folder), describe(config, task, data, trainer))
     start(folder, config, manifest)
     checkpoints.folder = folder / "checkpoints"
-    trainer.loggers = [make_logger(folder) for make_logger in parts(config, "logger")]
+    trainer.loggers = [make_logger(folder) for make_logger in loggers]
     latest = checkpoints.folder / LAST
     resumable = latest.exists() or previous(latest).exists()
     try:
         with lightning_faults():
             trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
-        weights = load_best(task, folder)
+        best = load_best(task, folder)
         measured = test(trainer, task, data)
     except BaseException as error:
         write_manifest(folder, {**manifest, **clock.figures(), "status": f"{type(error).__name__}: {one_line(error)}"})
         raise
+    chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept
     manifest |= {
-        "status": "finished",
         **clock.figures(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "monitor": task.monitor,
-        "best_epoch": checkpoints.best_epoch + 1,
-        "metrics": {**checkpoints.best_metrics, **measured},
-        "weights_sha256": weights_sha256(weights),
+        "best_epoch": chosen["best_epoch"] + 1,
+        "metrics": {**chosen["best_metrics"], **measured},
+        "weights_sha256": weights_sha256(best["state_dict"]),
     }
     if main_process():
-        write_manifest(folder, manifest)
+        write_manifest(folder, {**manifest, "status": "measured"})
         try:
             samples = draw(folder, task, data)
         except OSError as error:
             raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
+        write_manifest(folder, {**manifest, "status": "finished"})
         tell(folder, manifest, samples)
+    keep_lock.close()
 
 
 def evaluate(config: DictConfig) -> None:
@@ -211,6 +227,13 @@ def evaluate(config: DictConfig) -> None:
         print(f"{name:<28} {value:.6f}  {note}".rstrip())
 
 
+def started() -> float:
+    """Return when this run began: with the command, or for a later one of a multirun, now."""
+    job = HydraConfig.get().job
+    first = OmegaConf.is_missing(job, "num") or not job.num
+    return STARTED if first else time.time()
+
+
 def build(config: DictConfig) -> tuple[Stream, Task]:
     """Make the data module, which reads nothing yet, and the task with its model; the seed decides the weights.
 
@@ -221,6 +244,11 @@ def build(config: DictConfig) -> tuple[Stream, Task]:
     try:
         data, task = instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
         task.optimizer(task.model)  # its faults are found now, not at the first step
+        if lacking := [name for name in task.needs if name not in data.gives]:
+            raise ConfigError(
+                f"data={type(data).__name__} does not fit task={type(task).__name__}: its batches hold no "
+                f"{', '.join(lacking)}"
+            )
         return data, task
     except ValueError as error:
         raise ConfigError(f"optimizer: {one_line(error)}") from error
@@ -268,6 +296,10 @@ def lightning_faults() -> Iterator[None]:
     """Tell what Lightning finds wrong with the settings as a `ConfigError`."""
     try:
         yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise DataError(f"the checkpoint to go on from is of another model: {one_line(error)[:200]}") from error
     except (MisconfigurationException, InstantiationException) as error:
         cause = error.__cause__ or error
         if isinstance(cause, MisconfigurationException | ValueError | TypeError):
@@ -286,13 +318,38 @@ def check_accelerator(name: str, devices: Any) -> None:
     gpu = name in ("cuda", "mps", "gpu") or torch.cuda.is_available() or torch.backends.mps.is_available()
     if not gpu and isinstance(devices, int) and devices > max(2, cores):
         raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {max(2, cores)}")
-    there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["gpu"] = there["cuda"] or there["mps"]
-    usable = ", ".join(name for name, found in there.items() if found)
-    if name not in there:
+    usable = ", ".join(name for name, found in there().items() if found)
+    if name not in there():
         raise ConfigError(f"trainer.accelerator={name} is not known: use one of {usable}")
-    if not there[name]:
+    if not there()[name]:
         raise ResourceError(f"trainer.accelerator={name} is not there on this machine: use one of {usable}")
+
+
+def there() -> dict[str, bool]:
+    """Return all accelerators by name, and whether this machine has them."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    return {"auto": True, "cpu": True, "cuda": cuda, "mps": mps, "gpu": cuda or mps}
+
+
+def check_processes(settings: DictConfig) -> None:
+    """Check that nothing but this command starts the processes that train together.
+
+    Raises:
+        ConfigError: under -m, whose jobs the other processes would not follow; or under another launcher.
+    """
+    several = settings.devices not in (1, [0]) and settings.strategy == "ddp"
+    if several and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise ConfigError("trainer.strategy=ddp cannot be swept with -m: give one command for each run")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and FOLDER not in os.environ:
+        raise ConfigError("a run starts its processes itself: leave torchrun away and set trainer.devices")
+
+
+def check_loggers(loggers: list[Any]) -> None:
+    """Raise a `ConfigError` if a logger needs a package that is not installed."""
+    for make_logger in loggers:
+        package = getattr(make_logger.func, "package", None)
+        if package and find_spec(package) is None:
+            raise ConfigError(f"logger={package} needs the package {package}, which is not installed")
 
 
 def check_limits(settings: DictConfig, data: Stream) -> None:
@@ -308,8 +365,8 @@ def check_limits(settings: DictConfig, data: Stream) -> None:
             raise ConfigError(f"trainer.{key}={share} of {batches} batches is none: use a larger share, 1.0 for all")
 
 
-def load_best(task: Task, folder: Path) -> dict[str, torch.Tensor]:
-    """Load the best weights of a run, or the latest if it never validated, and return them.
+def load_best(task: Task, folder: Path) -> dict[str, Any]:
+    """Load the best weights of a run, or the latest if it never validated, and return the checkpoint they are from.
 
     Raises:
         DataError: if there are none, or they belong to another model.
@@ -317,14 +374,15 @@ def load_best(task: Task, folder: Path) -> dict[str, torch.Tensor]:
     best, last = folder / "checkpoints" / BEST, folder / "checkpoints" / LAST
     validated = best.exists() or previous(best).exists()
     path = best if validated else last
-    weights = read_latest(path).get("state_dict")
+    checkpoint = read_latest(path)
+    weights = checkpoint.get("state_dict")
     if not isinstance(weights, dict):
         raise DataError(f"checkpoint {path} is damaged or foreign: it holds no state_dict")
     try:
         task.load_state_dict(weights)
     except RuntimeError as error:
         raise DataError(f"checkpoint {path} is of another model: {one_line(error)[:200]}") from error
-    return weights
+    return checkpoint
 
 
 def test(trainer: Trainer, task: Task, data: Stream) -> dict[str, float]:
@@ -342,9 +400,18 @@ def same_digits(manifest: dict[str, Any], data: Stream) -> None:
         )
 
 
-def describe(config: DictConfig, task: Task, data: Stream) -> dict[str, Any]:
+def continued(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run that begins, or that goes on: where and how it first began stays what it was."""
+    if not earlier:
+        return {**now, "status": "running"}
+    session = {key: now[key] for key in ("command", "commit", "versions", "hardware")}
+    return {**now, **earlier, "resumed": [*earlier.get("resumed", []), session], "status": "running"}
+
+
+def describe(config: DictConfig, task: Task, data: Stream, trainer: pl.Trainer) -> dict[str, Any]:
     """Say what a run is and where it was made, as its manifest does."""
     task_name, model_name = chosen()
+    device = trainer.strategy.root_device
     return {
         "task": task_name,
         "model": model_name,
@@ -352,7 +419,7 @@ def describe(config: DictConfig, task: Task, data: Stream) -> dict[str, Any]:
         "digits": data.source.name,
         "data_digest": data.source.digest,
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": commit(),
         "hardware": {
@@ -360,21 +427,23 @@ def describe(config: DictConfig, task: Task, data: Stream) -> dict[str, Any]:
             "system": platform.system(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "devices": trainer.num_devices,
         },
     }
 
 
 def commit() -> str | None:
-    """Return the commit that this package is at, with a + if it was changed since; None if it is not in git."""
-    here = Path(__file__).parent
+    """Return the commit that this package is at, with a + if anything is changed or new; None if it is not in git."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+
     try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=here, capture_output=True, text=True
-        )
+        known = ask("rev-parse", "--verify", "HEAD")
+        return known + ("+" if ask("status", "--porcelain") else "") if known else None
     except OSError:
         return None
-    return asked.stdout.strip() or None
 
 
 def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:

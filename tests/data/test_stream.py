@@ -175,8 +175,9 @@ def test_the_shards_of_all_ranks_are_the_whole_batch(world: int) -> None:
 def test_batches_that_cannot_be_shared_evenly_are_refused(name: str) -> None:
     even = {"batch_size": 4, "eval_batch_size": 4, "val_size": 8, "test_size": 8}
     assert attached(counting(**even), rank=1, world=4).shard() == slice(1, None, 4)
+    counting(**even).check_shards(4)
     with pytest.raises(ConfigError, match=rf"data\.{name}=6\b.*\b4\b"):
-        attached(counting(**{**even, name: 6}), world=4).shard()
+        counting(**{**even, name: 6}).check_shards(4)
 
 
 @pytest.mark.parametrize("train_size", [1, 3])

@@ -98,11 +98,11 @@ def test_every_line_is_named_and_what_lies_deeper_is_not_drawn(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("options", "best"),
     [
-        ({}, "best accuracy 80.00 % at epoch 2"),
-        ({"monitor": "val/accuracy", "mode": "min"}, "best accuracy 40.00 % at epoch 0"),
-        ({"monitor": "val/loss"}, "best loss 0.5 at epoch 1"),
-        ({"monitor": "val/loss", "mode": "max"}, "best loss 3 at epoch 3"),
-        ({"monitor": "val/missing"}, "best accuracy 80.00 % at epoch 2"),
+        ({}, "best accuracy 80.00 % at epoch 3"),
+        ({"monitor": "val/accuracy", "mode": "min"}, "best accuracy 40.00 % at epoch 1"),
+        ({"monitor": "val/loss"}, "best loss 0.5 at epoch 2"),
+        ({"monitor": "val/loss", "mode": "max"}, "best loss 3 at epoch 4"),
+        ({"monitor": "val/missing"}, "best accuracy 80.00 % at epoch 3"),
     ],
 )
 def test_the_best_epoch_is_marked(
@@ -145,7 +145,7 @@ def test_read_skips_what_is_not_a_number_and_sorts_by_step(tmp_path: Path) -> No
     columns = read(write(tmp_path / "metrics.csv", rows))
     assert columns["val/loss"].value.tolist() == [1.0, 0.5]
     assert columns["val/loss"].step.tolist() == [10, 20]
-    assert columns["val/loss"].epoch.tolist() == [0, 1]
+    assert columns["val/loss"].epoch.tolist() == [1, 2]
     assert "lr" not in columns
 
 

@@ -99,8 +99,8 @@ def test_each_epoch_prints_its_samples_and_metric(
     text = terminal.getvalue()
     assert task.asked == [3, 3]  # the batch is trimmed, and the sanity check is none
     assert text.count("┌") == 2 * 3
-    assert "epoch 0 · val/accuracy 0.1250" in text  # of this epoch, though the task logs it at the epoch's very end
-    assert "epoch 1 · val/accuracy 0.2500" in text
+    assert "epoch 1 · val/accuracy 0.1250" in text  # of this epoch, though the task logs it at the epoch's very end
+    assert "epoch 2 · val/accuracy 0.2500" in text
     assert text.count("expected top left") == 1
     assert "\x1b[1;31mb" in text
 
@@ -122,7 +122,7 @@ def test_no_colour_is_respected(terminal: Terminal, monkeypatch: pytest.MonkeyPa
 
 def test_every_n_epochs(terminal: Terminal) -> None:
     fit(Samples(every_n_epochs=2), stdout=terminal, epochs=3)
-    assert "epoch 1 " in terminal.getvalue()
+    assert "epoch 2 " in terminal.getvalue()
     assert terminal.getvalue().count("val/accuracy") == 1
 
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from patchwork.errors import ConfigError, NumericError
 from patchwork.models import EncoderDecoder, Quadrant
-from patchwork.optim import adamw, constant, cosine
-from patchwork.tasks import Seq2Seq, Task
+from patchwork.optim import adamw, constant
+from patchwork.tasks import Seq2Seq
 
 CLASSES, ROWS, COLS, CELL = 5, 2, 3, 2
 SIZES = {"rows": ROWS, "cols": COLS, "cell_size": CELL, "num_classes": CLASSES, "patch_size": CELL, "stem": []}
@@ -204,16 +204,6 @@ def test_all_that_is_measured_can_be_monitored() -> None:
     )
     for name in set(found) - {"epoch", "step"}:
         assert task(model(), name).monitor == name
-
-
-def test_a_schedule_without_an_end_is_refused() -> None:
-    truth = grids(2)
-    endless: Task = task(model())
-    endless.scheduler = partial(cosine, warmup=0.1, final=0.0)
-    with pytest.raises(ConfigError, match="max_epochs"):
-        trainer(max_epochs=-1, max_time={"seconds": 5}).fit(
-            endless, loader([{"image": written(truth), "digits": truth}])
-        )
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------

@@ -171,7 +171,8 @@ class MNIST:
 class Auto(MNIST):
     """MNIST where it is found or can be fetched; otherwise UCI, cut its own way, under a warning.
 
-    Falls back on absence only: files that are damaged, or not where they were said to be, are errors here too.
+    Falls back where MNIST is not to be had or not to be written; files that are damaged, or not where they were said to
+    be, are errors here too.
     """
 
     def load(self) -> Digits:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patchwork.data.handwriting import Handwriting, normalise
 from patchwork.data.stream import Batch, Key, Part, generator, shuffled
+from patchwork.errors import ConfigError
 
 Drawn = dict[str, Tensor]  # `digits` (n, S) as indices of a part, `length` (n,), and `anchor` (n,) if there is one
 
@@ -52,6 +53,8 @@ class Sequences(Handwriting):
         **handwriting: object,
     ) -> None:
         super().__init__(**handwriting)  # type: ignore[arg-type]
+        if test_lengths and anchored:
+            raise ValueError(f"test_lengths={test_lengths} is not for anchored sequences: use []")
         for length in test_lengths or []:
             if length <= max_length:
                 raise ValueError(f"test_lengths={test_lengths}: {length} is not longer than max_length={max_length}")
@@ -64,7 +67,19 @@ class Sequences(Handwriting):
         self.anchored = anchored
         self.balance = balance
 
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("image", "mask", "digits", *(("anchor", "match", "present") if self.anchored else ()))
+
     def fix(self) -> None:
+        for part, split in self.parts.items():
+            if self.sampling == "consecutive" and len(split.labels) <= self.max_length:
+                raise ConfigError(
+                    f"data.max_length={self.max_length} is too long for the {len(split.labels)} {part} digits: "
+                    f"use up to {len(split.labels) - 1}"
+                )
+            if self.anchored and split.labels.bincount(minlength=self.num_classes).min() < 2:
+                raise ConfigError(f"a class has fewer than 2 {part} digits, and an anchor needs another: see digits")
         self.fixed: dict[Part, Drawn] = {}
         for part in ("val", "test"):
             draw = generator(part)
@@ -130,7 +145,8 @@ class Sequences(Handwriting):
 
     def slices(self, length: int) -> list[slice]:
         """Cut the test sequences of one length into batches of about as many images as the others have."""
-        step = max(1, self.eval_batch_size * self.max_length // length)
+        world = self.trainer.world_size if self.trainer else 1
+        step = max(1, self.eval_batch_size * self.max_length // length // world) * world
         return [slice(start, start + step) for start in range(0, self.sizes["test"], step)]
 
     def evaluation(self, part: Part, index: int) -> Drawn:

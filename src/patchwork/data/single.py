@@ -12,13 +12,15 @@ class Single(Handwriting):
     """One digit and what it is.
 
     A batch holds `image` (B, 1, image_size, image_size), normalised, and `label` (B,). Training goes through all
-    training digits in a new order each time, however many of them an epoch is said to have; validation and test take
-    each of theirs once.
+    training digits in a new order each time, however many of them an epoch is said to have; what a Trainer's limit
+    leaves out of an epoch is left out of the order. Validation and test take each of theirs once.
 
     Args:
         image_size: pixels of a side.
         val_size, test_size: digits to measure on; all where there are fewer.
     """
+
+    gives = ("image", "label")
 
     def __init__(self, *, image_size: PositiveInt = 28, **handwriting: object) -> None:
         super().__init__(**handwriting)  # type: ignore[arg-type]

@@ -20,6 +20,8 @@ class Stitched(Handwriting):
         fresh: draw new grids in every epoch; otherwise shuffle the same `train_size` grids anew.
     """
 
+    gives = ("image", "digits")
+
     def __init__(
         self,
         *,

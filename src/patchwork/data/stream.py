@@ -97,6 +97,7 @@ class Stream(pl.LightningDataModule):
     """
 
     source: Origin  # once it is loaded
+    gives: tuple[str, ...]  # what a batch holds, see the child
 
     def __init__(
         self,
@@ -140,12 +141,11 @@ class Stream(pl.LightningDataModule):
         return -(-self.sizes[part] // self.eval_batch_size)
 
     def shard(self) -> slice:
-        """Return which samples of each batch are this rank's.
+        """Return which samples of each batch are this rank's."""
+        return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(0, None, 1)
 
-        Raises:
-            ConfigError: if the ranks cannot share the batches evenly.
-        """
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def check_shards(self, world: int) -> None:
+        """Raise a `ConfigError` if so many ranks cannot share the batches evenly."""
         shared = {
             "data.batch_size": self.batch_size,
             "data.eval_batch_size": self.eval_batch_size,
@@ -155,9 +155,9 @@ class Stream(pl.LightningDataModule):
         for name, size in shared.items():
             if size % world:
                 raise ConfigError(f"{name}={size} cannot be shared evenly: use a multiple of {world}, the processes")
-        return slice(rank, None, world)
 
     def loader(self, part: Part) -> DataLoader:
+        self.setup("")
         keys = Keys(self.length(part), **(self.position if part == "train" else {}))
         return DataLoader(
             Batches(self, part, self.shard()), batch_size=None, sampler=keys, num_workers=self.num_workers

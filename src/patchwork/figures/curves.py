@@ -83,12 +83,13 @@ def read(table: Path) -> dict[str, Series]:
         rows = [{name: _number(cell) for name, cell in row.items() if name} for row in csv.DictReader(file)]
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
-        kept = [(row.get("step", math.nan), row.get("epoch", math.nan), row[name]) for row in rows if name in row]
+        # the table counts epochs from 0, whoever looks at a picture from 1
+        kept = [(row.get("step", math.nan), row.get("epoch", math.nan) + 1, row[name]) for row in rows if name in row]
         values = np.array([line for line in kept if math.isfinite(line[2])], dtype=float).reshape(-1, 3)
         if len(values):
             order = np.arange(len(values))
             values[:, 0] = np.where(np.isfinite(values[:, 0]), values[:, 0], order)
-            values[:, 1] = np.where(np.isfinite(values[:, 1]), values[:, 1], order)
+            values[:, 1] = np.where(np.isfinite(values[:, 1]), values[:, 1], order + 1)
             values = values[np.argsort(values[:, 0], kind="stable")]
             columns[name] = Series(*values.T)
     return columns

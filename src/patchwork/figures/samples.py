@@ -73,7 +73,7 @@ class Samples(pl.Callback):
         if not self.samples:
             return
         color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        head = f"epoch {trainer.current_epoch}"
+        head = f"epoch {trainer.current_epoch + 1}"
         monitor = cast("Task", pl_module).monitor
         if (value := trainer.callback_metrics.get(monitor)) is not None:
             head += f" · {monitor} {float(value):.4f}"

@@ -31,6 +31,7 @@ class CosineMatch(nn.Module):
 
     def __init__(self, *, embed_dim: int) -> None:
         super().__init__()
+        self.act = nn.GELU()
         self.proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.norm = nn.BatchNorm1d(embed_dim, affine=False)
         self.log_scale = nn.Parameter(torch.tensor(1.0))
@@ -41,7 +42,7 @@ class CosineMatch(nn.Module):
 
         They are -inf where `mask` (B, 1 + S) is false.
         """
-        found = self.norm(self.proj(x[mask]))  # (n, D)
+        found = self.norm(self.proj(self.act(x[mask])))  # (n, D)
         like = found.new_zeros(x.shape)
         like[mask] = F.normalize(found, dim=-1)
         score = (like[:, :1] * like[:, 1:]).sum(dim=-1) * self.log_scale.exp() + self.shift  # (B, S)
@@ -87,15 +88,22 @@ class AnchorDetector(nn.Module):
 
         `mask` (B, S) is true where there is an image.
         """
-        return self.locate(image, mask, anchor)[0]
+        x, mask = self.encode(image, mask, anchor)
+        if self.match is not None:
+            return self.match(x, mask).logsumexp(dim=1)
+        found = self.cross_attn(x[:, :1], x[:, 1:], mask=mask[:, 1:])  # (B, 1, D)
+        return self.head(self.mlp(found))[:, 0, 0]
+
+    def encode(self, image: Tensor, mask: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors (B, 1 + S, D) of an anchor and the images after it, and where there are any (B, 1 + S)."""
+        mask = F.pad(mask, (1, 0), value=True)
+        return self.item_encoder(torch.cat([anchor[:, None], image], dim=1), mask), mask
 
     def locate(self, image: Tensor, mask: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-odds (B,), and the share of the anchor's attention that each image gets (B, S)."""
-        mask = F.pad(mask, (1, 0), value=True)
-        x = self.item_encoder(torch.cat([anchor[:, None], image], dim=1), mask)  # (B, 1 + S, D)
         if self.match is not None:
-            score = self.match(x, mask)  # (B, S)
+            score = self.match(*self.encode(image, mask, anchor))  # (B, S)
             return score.logsumexp(dim=1), F.pad(score, (1, 0)).softmax(dim=1)[:, 1:]
         with attention_weights(self) as seen:
-            found = self.cross_attn(x[:, :1], x[:, 1:], mask=mask[:, 1:])  # (B, 1, D)
-        return self.head(self.mlp(found))[:, 0, 0], seen["cross_attn"][0].mean(dim=1)[:, 0]
+            said = self(image, mask, anchor)
+        return said, seen["cross_attn"][0].mean(dim=1)[:, 0]

@@ -49,10 +49,12 @@ class SumDistribution(nn.Module):
 
         `mask` (B, S) is true where there is an image.
         """
-        law = self.head(self.act(self.item_encoder(image, mask))).softmax(dim=-1)  # (B, S, 10)
-        zero = F.one_hot(torch.zeros_like(mask, dtype=torch.long), law.shape[-1])  # (B, S, 10)
-        law = torch.where(mask[..., None], law, zero.to(law.dtype))
-        return law_of_sum(law).clamp_min(LEAST).log()
+        logits = self.head(self.act(self.item_encoder(image, mask)))  # (B, S, 10)
+        with torch.autocast(image.device.type, enabled=False):  # half precision is too coarse for small chances
+            law = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+            zero = F.one_hot(torch.zeros_like(mask, dtype=torch.long), law.shape[-1])  # (B, S, 10)
+            law = torch.where(mask[..., None], law, zero.to(law.dtype))
+            return law_of_sum(law).clamp_min(LEAST).log()
 
 
 def law_of_sum(laws: Tensor) -> Tensor:

@@ -126,6 +126,8 @@ def attention_weights(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     finally:
         for name, layer in layers.items():
             layer.recorded = outer[name]
+            if layer.recorded is not None:
+                layer.recorded.extend(recorded[name])
 
 
 class Block(nn.Module):

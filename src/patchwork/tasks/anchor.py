@@ -48,6 +48,7 @@ class Anchor(Task):
     images, as its `locate` tells, whether the peak of its attention is on a match.
     """
 
+    needs: ClassVar = ("image", "mask", "anchor", "match", "present")
     calls: ClassVar = {"forward": ("image", "mask", "anchor")}
     probes: ClassVar = (*PROBES, "padding", "order")
 

@@ -19,7 +19,16 @@ from patchwork.errors import ConfigError, NumericError
 Batch = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
 
-PROBES = ("companions", "deterministic", "gradients", "chance", "overfit", "splits", "size")  # see `patchwork.audit`
+PROBES = (
+    "companions",
+    "deterministic",
+    "images",
+    "gradients",
+    "chance",
+    "overfit",
+    "splits",
+    "size",
+)  # see `patchwork.audit`
 
 
 @dataclass(frozen=True)
@@ -53,9 +62,9 @@ def names_of(metric: Metric, name: str) -> list[str]:
 class Task(pl.LightningModule):
     """A model, its loss and its metrics.
 
-    A child gives `step`, `metrics` and `samples`, and names in `calls` the methods it calls on its model with their
-    arguments, so that a model that doesn't fit is found before anything runs. For the auditor it names the `probes`
-    that apply to it, and gives `outputs` and `chance`.
+    A child gives `step`, `metrics` and `samples`. It names in `needs` what a batch must hold and in `calls` the methods
+    it calls on its model with their arguments, so that data or a model that don't fit are found before anything runs.
+    For the auditor it names the `probes` that apply to it, and gives `outputs` and `chance`.
 
     Args:
         model: the network.
@@ -65,6 +74,7 @@ class Task(pl.LightningModule):
         mode: whether more of it is better (`max`) or less (`min`).
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("image",)
     calls: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
     probes: ClassVar[tuple[str, ...]] = PROBES
 
@@ -121,6 +131,10 @@ class Task(pl.LightningModule):
     def chance(self, batch: Batch) -> float:
         """Return the loss of a batch that a prediction gets which knows nothing of the images."""
 
+    def blind(self, batch: Batch) -> float:
+        """Return the loss of a batch that the best prediction gets without its images; as `chance`, if not told."""
+        return self.chance(batch)
+
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""
         return []
@@ -165,15 +179,8 @@ class Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.model)
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ConfigError("trainer.max_epochs=-1 has no end for the schedule: set trainer.max_epochs or max_steps")
-        schedule = self.scheduler(optimizer, int(steps))
+        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def skips_overflow(self) -> bool:
-        """Return whether the Trainer scales the loss, and itself leaves out a step whose gradients overflow."""
-        return self._trainer is not None and self._trainer.precision == "16-mixed"
 
     def configure_gradient_clipping(
         self,
@@ -183,10 +190,10 @@ class Task(pl.LightningModule):
     ) -> None:
         """Clip the norm of all gradients together, and stop before a step that would make the weights not finite."""
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
-        if not norm.isfinite() and not (self.loss.isfinite() and self.skips_overflow()):
+        if not norm.isfinite():
             raise NumericError(
-                f"the loss is {self.loss.item()} and the gradient's norm {norm.item()} at epoch {self.current_epoch}, "
-                f"step {self.global_step}: both must be finite; try a smaller optimizer.lr "
+                f"the loss is {self.loss.item()} and the gradient's norm {norm.item()} at epoch "
+                f"{self.current_epoch + 1}, step {self.global_step}: both must be finite; try a smaller optimizer.lr "
                 f"({optimizer.param_groups[0]['lr']:g} now) or "
                 f"trainer.gradient_clip_val ({gradient_clip_val} now); no weights of this step are kept"
             )

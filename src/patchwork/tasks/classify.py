@@ -23,6 +23,7 @@ class Classify(Task):
         num_classes: as the data has.
     """
 
+    needs: ClassVar = ("image", "label")
     probes: ClassVar = (*PROBES, "positions")
 
     def __init__(self, *, num_classes: int, **task: object) -> None:

@@ -26,6 +26,7 @@ class Icons(Task):
         holdout: what was kept out of training, as the data has.
     """
 
+    needs: ClassVar = ("image", "verb", "tense", "person", "held_out")
     probes: ClassVar = (*PROBES, "positions")
 
     def __init__(

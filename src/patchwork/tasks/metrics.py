@@ -56,5 +56,5 @@ class ClassAccuracy(Metric):
         self.right += kind[preds == target].bincount(minlength=count)
 
     def compute(self) -> dict[str, Tensor]:
-        occurred = [kind for kind in self.kinds if self.total[kind]] or list(self.kinds)
+        occurred = [kind for kind in self.kinds if self.total[kind]]
         return {f"{self.title}/{self.kinds[kind]}": self.right[kind] / self.total[kind] for kind in occurred}

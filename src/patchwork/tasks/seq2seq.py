@@ -55,6 +55,7 @@ class Seq2Seq(Task):
         "greedy": ("memory",),
     }
 
+    needs: ClassVar = ("image", "digits")
     probes: ClassVar = (*PROBES, "positions", "causal", "cache")
 
     def metrics(self) -> dict[str, Metric]:

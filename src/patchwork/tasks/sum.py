@@ -29,9 +29,10 @@ class Sum(Task):
         test_lengths: of longer sequences to test on besides, as the data has.
 
     Raises:
-        ConfigError: if the model cannot take sequences as long as `test_lengths`.
+        ConfigError: if the model wants an anchor, or cannot take sequences as long as `test_lengths`.
     """
 
+    needs: ClassVar = ("image", "mask", "digits")
     calls: ClassVar = {"forward": ("image", "mask")}
     probes: ClassVar = (*PROBES, "padding", "order")
 
@@ -40,6 +41,8 @@ class Sum(Task):
         self.max_length = max_length
         self.lengths = [*range(1, max_length + 1), *test_lengths]
         super().__init__(**task)  # type: ignore[arg-type]
+        if getattr(self.model, "anchored", False):
+            raise ConfigError("data.anchored=true is for task=anchor: a sum has no anchor")
         if test_lengths and hasattr(self.model, "max_length"):
             raise ConfigError(
                 f"data.test_lengths={test_lengths} is not for {type(self.model).__name__}, which takes sequences of up "
@@ -69,6 +72,12 @@ class Sum(Task):
         law = torch.where(mask[..., None], 1 / self.num_classes, torch.eye(self.num_classes, device=mask.device)[0])
         return float(self.loss_of(law_of_sum(law).log(), total))
 
+    def blind(self, batch: Batch) -> float:
+        """Return the loss of as many even digits as there are images: of their law, or of their mean."""
+        said, mask = self.outputs(batch), batch["mask"]
+        mean = (self.num_classes - 1) / 2 * mask.sum(dim=1)
+        return self.chance(batch) if said.ndim > 1 else float(F.mse_loss(mean, batch["digits"].sum(dim=1).float()))
+
     def step(self, batch: Batch, split: Split) -> Tensor:
         said, total = self.outputs(batch), batch["digits"].sum(dim=1)
         if split != "train":
@@ -76,7 +85,7 @@ class Sum(Task):
             length = batch["mask"].sum(dim=1)
             self.measure(split, length_accuracy=(answer, total, length))
             if batch["mask"].shape[1] <= self.max_length:
-                expected = said if said.ndim == 1 else said.exp() @ torch.arange(0.0, said.shape[1]).to(said)
+                expected = said if said.ndim == 1 else (said.exp() * torch.arange(said.shape[1]).to(said)).sum(dim=1)
                 self.measure(split, accuracy=(answer, total), mse=(expected, total.float()))
         return self.loss_of(said, total)
 

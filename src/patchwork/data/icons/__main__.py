@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +32,7 @@ def write(
     """Write icons as PNG files with `labels.json`, `manifest.json` and a contact sheet into a new folder `out`.
 
     Raises:
-        ConfigError: if there is something in the folder already.
+        ConfigError: if there is such a folder already.
         ResourceError: if it cannot be written.
     """
     folder, part = Path(out), Path(f"{out.rstrip('/')}.part")
@@ -53,6 +54,7 @@ def write(
                 "class_id": number // per_combination,
             }
         )
+    shutil.rmtree(part, ignore_errors=True)  # of a command that was killed
     try:
         (part / "icons").mkdir(parents=True)
         for entry, image in zip(listed, images.numpy(), strict=True):
@@ -71,6 +73,7 @@ def write(
         (part / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         part.rename(folder)
     except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
         raise ResourceError(f"out={out} cannot be written: {error.strerror}") from error
     print(f"{len(images)} icons in {folder}/icons, all combinations at a glance in {folder}/sheet.png")
 
