@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,76 @@ def test_auto_resume_finds_the_run_of_this_configuration(
     assert (folder / "manifest.json").read_bytes() == before
     assert command("train", *TINY, "resume=auto", "seed=5") == 0
     assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_auto_resume_passes_damaged_runs_over(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/seq2seq/encoder_decoder/9999"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("a: [1")
+    assert command("train", *TINY, "resume=auto") == 0
+
+
+def test_a_run_that_goes_on_keeps_where_it_began(command: Command, tmp_path: Path) -> None:
+    assert command("train", *TINY, "folder=run", "seed=3") == 0
+    first = manifest(tmp_path / "run")
+    interrupted = {**first, "status": "running", "commit": "earlier"}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(interrupted))
+    assert command("train", "resume=run") == 0
+    second = manifest(tmp_path / "run")
+    assert (second["commit"], second["command"]) == ("earlier", first["command"])
+    (session,) = second["resumed"]
+    assert session["command"] == "python train.py resume=run"
+    assert session["commit"] == first["commit"]
+    assert second["metrics"] == first["metrics"]
+
+
+def test_a_run_is_trained_by_one_process(command: Command, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert command("train", *TINY, "folder=run") == 0
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({**manifest(tmp_path / "run"), "status": "running"}))
+    script = "import fcntl, sys; f = open('run/.lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        capsys.readouterr()
+        assert command("train", "resume=run") == 5
+        assert "run is being trained by another process" in capsys.readouterr().err
+        other.communicate(b"\n")
+    assert command("train", "resume=run") == 0
+
+
+def test_figures_that_could_not_be_drawn_are_drawn_when_it_goes_on(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as change:
+        change.setattr("patchwork.run.draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert command("train", *TINY, "folder=run") == 5
+    before = manifest(tmp_path / "run")
+    assert before["status"] == "measured"
+    assert command("train", "resume=run") == 0
+    after = manifest(tmp_path / "run")
+    assert after["status"] == "finished"
+    assert after["metrics"] == before["metrics"]
+    assert (tmp_path / "run" / "figures" / "curves.png").exists()
+
+
+def test_processes_that_a_multirun_cannot_lead_are_refused(
+    command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert command("train", "-m", *TINY, "accelerator=ddp", "seed=0,1") == 2
+    assert "cannot be swept with -m" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command("train", *TINY) == 2
+    assert "leave torchrun away" in capsys.readouterr().err
+    assert not list(tmp_path.glob("outputs/seq2seq"))
+
+
+def test_logged_loss_does_not_depend_on_how_a_step_is_cut(command: Command, tmp_path: Path) -> None:
+    losses = []
+    for folder, batch, parts in (("whole", 16, 1), ("cut", 8, 2)):
+        settings = [f"data.batch_size={batch}", f"trainer.accumulate_grad_batches={parts}", "data.fresh=false"]
+        logged = ["trainer.log_every_n_steps=1", "optimizer=sgd", "optimizer.lr=0.0001"]
+        assert command("train", *TINY, *settings, *logged, f"folder={folder}") == 0
+        with (tmp_path / folder / "metrics.csv").open() as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same grids, in the same order

@@ -84,7 +84,7 @@ def audit(config: DictConfig) -> None:
     failed = []
     for name, finding in findings(task, data, trained=bool(config.run)):
         verdict = {True: "pass", False: "FAIL", None: "    "}[finding.passed]
-        print(f"  {verdict}  {name:<14} {finding.measured:<44} {finding.wanted}")
+        print(f"  {verdict}  {name:<14} {finding.measured:<35} {finding.wanted}")
         failed += [name] if finding.passed is False else []
     if failed:
         raise PatchworkError(f"{len(failed)} of {len(task.probes)} probes failed: {', '.join(failed)}")
