@@ -9,7 +9,7 @@ train: .venv/ready ## a first run of the main job, in minutes
 	$(BIN)/python train.py experiment=first
 
 test: .venv/ready ## the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: .venv/ready ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
