@@ -260,7 +260,7 @@ class Progress(ProgressBar):
                 dynamic_ncols=True,
                 mininterval=0.25,
                 smoothing=0.1,
-                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} · {rate_fmt} · {remaining} left {postfix}",
+                bar_format="{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} · {rate_fmt} · {remaining} left{postfix}",
             )
 
     def on_train_batch_end(
