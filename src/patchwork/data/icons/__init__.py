@@ -214,8 +214,9 @@ class Icons(Stream):
             labels = every(copies)
             image = render(labels, difficulty=self.difficulty, draw=generator("icons", part))
             drawn = {"image": image, **labels, "held_out": held_out(labels) & (self.holdout is not None)}
-            kept = ~drawn["held_out"] | (part == "test")
-            self.parts[part] = {name: values[kept] for name, values in drawn.items()}
+            kept = (~drawn["held_out"] | (part == "test")).nonzero().squeeze(1)
+            order = kept[torch.randperm(len(kept), generator=generator("icons", part, "order"))]
+            self.parts[part] = {name: values[order] for name, values in drawn.items()}
         # not of the bytes, whose last bits depend on the machine's arithmetic
         settings = repr((VERSION, self.copies, self.difficulty, self.holdout))
         self.source = Source("icons", hashlib.sha256(settings.encode()).hexdigest())
