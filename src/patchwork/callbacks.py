@@ -218,12 +218,21 @@ class Checkpoints(pl.Callback):
 class MovingAverage(WeightAveraging):
     """Validate, test and keep an exponential moving average of the weights and of batch-norm statistics.
 
+    Its horizon grows with the training, up to a ninth of the steps so far, so that what the weights were in the
+    beginning is soon forgotten.
+
     Args:
-        decay: share of the average that stays at each step; its horizon is 1 / (1 - decay) steps.
+        decay: share of the average that stays at each step in the end, when the horizon is 1 / (1 - decay) steps.
     """
 
     def __init__(self, *, decay: Annotated[float, Gt(0), Lt(1)]) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+        super().__init__(use_buffers=True, multi_avg_fn=self.average)
+
+    def average(self, averages: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+        """Bring averages nearer to the weights, after `steps` steps."""
+        decay = min(self.decay, (int(steps) + 1) / (int(steps) + 10))
+        get_ema_multi_avg_fn(decay)(averages, weights, steps)
 
 
 class Progress(ProgressBar):
