@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+import patchwork.config  # its resolver
 import patchwork.lightning  # noqa: F401
 from patchwork.errors import ConfigError
 
