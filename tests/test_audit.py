@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchwork.audit import findings
-from patchwork.models import AnchorDetector, EncoderDecoder, SequenceRegressor, ViT
+from patchwork.models import AnchorDetector, EncoderDecoder, FullyConnected, SequenceRegressor, ViT
 from patchwork.models.transformer import Attention, AxialRotary
 from patchwork.run import build
 from patchwork.tasks import Task
@@ -26,7 +26,8 @@ def failed(*settings: str, spoil: Callable[[Task], Any] = lambda task: None) -> 
     """Return the probes that fail for what the settings build, spoilt."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        data, task = build(hydra.compose("train", [*SMALL, *settings]))
+        words = [word for word in SMALL if "model=cnn" not in settings or "embed_dim" not in word]  # it has none
+        data, task = build(hydra.compose("train", [*words, *settings]))
     data.prepare_data()
     spoil(task)
     return {name for name, finding in findings(task, data) if finding.passed is False}
@@ -35,6 +36,18 @@ def failed(*settings: str, spoil: Callable[[Task], Any] = lambda task: None) -> 
 @pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if fits])
 def test_every_model_passes(task: str, model: str) -> None:
     assert failed(f"task={task}", f"model={model}") == set()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "task=sum model=fully_connected model.embed_dim=128",
+        "task=sum model=sequence_regressor model.embed_dim=64 seed=2",
+        "experiment=published_sum_baseline",
+    ],
+)
+def test_wide_models_pass(settings: str) -> None:
+    assert failed(*settings.split()) == set()
 
 
 @pytest.mark.parametrize("matching", ["attention", "cosine"])
@@ -123,6 +136,20 @@ class Counting(SequenceRegressor):
         return super().forward(torch.ones_like(image), mask)
 
 
+class Unanchored(AnchorDetector):
+    """Never looks at its anchor."""
+
+    def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
+        return super().forward(image, mask, torch.zeros_like(anchor))
+
+
+class Shortsighted(FullyConnected):
+    """Sees the first image alone."""
+
+    def forward(self, image: Tensor, mask: Tensor, anchor: Tensor | None = None) -> Tensor:
+        return super().forward(image, mask & (torch.arange(mask.shape[1]) == 0), anchor)
+
+
 class Undefined(EncoderDecoder):
     """Says nothing that is a number where there is more than one token."""
 
@@ -152,6 +179,9 @@ class Forgetful(EncoderDecoder):
         (Forgetful, "seq2seq", {"cache"}),
         (Counting, "sum model=sequence_regressor", {"images", "overfit"}),
         (Undefined, "seq2seq", {"causal"}),
+        (Unanchored, "anchor", {"images"}),
+        (Unanchored, "anchor model.matching=attention", {"images"}),
+        (Shortsighted, "sum model=fully_connected", {"images"}),
     ],
 )
 def test_wrong_model_is_found(kind: type, task: str, found: set[str]) -> None:

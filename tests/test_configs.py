@@ -56,6 +56,13 @@ def test_model_of_another_task(
         ("task=sum data.sampling=consecutive data.max_length=200", "data.max_length=200"),
         ("task=icons data.difficulty=0", "data.difficulty=0"),
         ("task=icons task.monitor=val/combination_accuracy/held_out", "task.monitor"),
+        ("task=sum data=anchored", "data.anchored=true is for task=anchor"),
+        ("task=sum task.max_length=5", "task.max_length=5 is not what the data has: it is set by data.max_length, 10"),
+        ("task=sum task.test_lengths=[20]", "task.test_lengths=[20] is not what the data has"),
+        ("task=classify task.num_classes=5", "task.num_classes=5 is not what the data has"),
+        ("task=icons task.holdout=combinations", "task.holdout='combinations' is not what the data has"),
+        ("task=icons data.num_classes=7", "data.num_classes=7 is not 28"),
+        ("task=sum data.image_size=14", "image_size=14 is not a multiple of 4"),
     ],
 )
 def test_data_of_another_task(
@@ -96,6 +103,9 @@ def test_every_task_and_model_is_of_use() -> None:
         "task=icons task.label=tense_person task.head=flat data.difficulty=2",
         "task=icons data.holdout=combinations",
         "task=classify model.pool=cls model.positions=rotary",
+        "task=classify trainer.precision=64-true",
+        "task=anchor trainer.precision=64-true",
+        "trainer.precision=bf16-mixed",
     ],
 )
 def test_choice(command: Callable[..., int], tmp_path: Path, choice: str) -> None:
@@ -106,10 +116,28 @@ def test_choice(command: Callable[..., int], tmp_path: Path, choice: str) -> Non
     trained(tmp_path)
 
 
+PUBLISHED = {  # parameters of the originals
+    "published_anchor": 208_141,
+    "published_anchor_baseline": 322_445,
+    "published_classify": 803_082,
+    "published_cnn": 5_142,
+    "published_grid": 249_997 - 129 + 256,  # without the id that is never used; with final norms
+    "published_icons": 207_621,
+    "published_quadrant": 11_161_099 + 513,  # with <finish>
+    "published_sum": 735_117,
+    "published_sum_baseline": 306_061,
+}
+
+
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_experiment(command: Callable[..., int], tmp_path: Path, experiment: str) -> None:
     assert command("train", f"experiment={experiment}", *SHORT, "callbacks=none") == 0
-    trained(tmp_path)
+    manifest = trained(tmp_path)
+    assert manifest["parameters"] == PUBLISHED.get(experiment, manifest["parameters"])
+
+
+def test_every_published_recipe_has_its_size() -> None:
+    assert {name for name in choices("experiment") if name.startswith("published_")} == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("debug", choices("debug"))

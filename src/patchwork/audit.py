@@ -24,6 +24,7 @@ from patchwork.data import Stream
 from patchwork.data.stream import generator
 from patchwork.errors import ConfigError, PatchworkError
 from patchwork.models.transformer import Cache, PatchEmbed
+from patchwork.optim import linear
 from patchwork.run import Run, build, same_digits
 from patchwork.tasks import Task
 from patchwork.tasks.base import Batch
@@ -31,6 +32,7 @@ from patchwork.tasks.base import Batch
 SAMPLES = 16
 EXACT = 1e-8  # what rounding may do in double precision
 NOTICED = 1e-3  # what a change that matters does at least
+SEEN = 1e-6  # what one image of many does at least
 IDLE = 1e-10  # of the largest gradient: what rounding leaves of none
 BEGIN = 0.25  # how far the loss may begin from that of knowing nothing
 STEPS, LEARNED = 150, 0.1  # steps to learn a batch by heart, and the share of the first loss that may be left
@@ -195,13 +197,22 @@ def order(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def images(subject: Subject) -> Finding:
-    """Give every sample the images of the next one."""
+    """Give every sample the images of the next one: all of them, its anchor alone, one place of a sequence alone."""
     task, batch = at_work(subject), subject.batch
     if len(batch["image"]) == 1:
         return Finding(None, "there is one sample", "nothing to measure")
-    changed = task.outputs({**batch, "image": batch["image"].roll(1, dims=0)})
-    measured = difference(task.outputs(batch), changed)
-    return Finding(measured >= NOTICED, f"outputs change by {measured:.1e}", f"at least {NOTICED:.0e}: images are seen")
+    changes: list[Batch] = [{name: batch[name].roll(1, dims=0)} for name in ("image", "anchor") if name in batch]
+    if "mask" in batch:
+        here = torch.eye(batch["mask"].shape[1], dtype=torch.bool)[:, None] & batch["mask"]  # (S, B, S)
+        other = batch["image"][:, :1].roll(1, dims=0)  # its first image, as each has one
+        changes += [
+            {"image": torch.where(places[:, :, None, None, None], other, batch["image"])}
+            for places in here
+            if places.any()
+        ]
+    plain = task.outputs(batch)
+    measured = min(difference(plain, task.outputs({**batch, **change})) for change in changes)
+    return Finding(measured >= SEEN, f"outputs change by {measured:.1e}", f"at least {SEEN:.0e}: each image is seen")
 
 
 @torch.no_grad()
@@ -307,12 +318,14 @@ def overfit(subject: Subject) -> Finding:
     torch.manual_seed(0)
     first = task.blind(batch)
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3, betas=(0.9, 0.98), fused=True)
+    schedule = linear(optimizer, STEPS, warmup=0.2, cooldown=0.3)  # without, wide networks lose their way
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = task.step(batch, "train")
         loss.backward()
         nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
     share = float(loss.detach()) / first
     return Finding(
         share <= LEARNED,

@@ -79,12 +79,13 @@ def check(config: DictConfig) -> None:
     for key in (*PARTS, "seed"):
         if key not in plain:
             raise ConfigError(f"{key} is missing from the configuration")
-    for key in plain["model"].keys() & plain["data"].keys() - {"_target_"}:
-        if plain["model"][key] != plain["data"][key]:
-            raise ConfigError(
-                f"model.{key}={written(plain['model'][key])} is not what the data has: sizes are set by data.{key}, "
-                f"{written(plain['data'][key])} here"
-            )
+    for group in ("model", "task"):
+        for key in plain[group].keys() & plain["data"].keys() - {"_target_"}:
+            if plain[group][key] != plain["data"][key]:
+                raise ConfigError(
+                    f"{group}.{key}={written(plain[group][key])} is not what the data has: it is set by data.{key}, "
+                    f"{written(plain['data'][key])} here"
+                )
 
 
 def check_node(path: str, node: Any, room: str | tuple[str, ...]) -> None:

@@ -462,6 +462,8 @@ def draw(folder: Path, task: Task, data: Stream) -> list[Sample]:
 
     batch = next(iter(data.test_dataloader()))
     batch = {name: values[:24].to(task.device) for name, values in batch.items()}
+    precise = next(task.parameters()).dtype
+    batch = {name: values.to(precise) if values.is_floating_point() else values for name, values in batch.items()}
     samples = task.eval().samples(batch, 24)
     if (folder / "metrics.csv").exists():
         curves(folder / "metrics.csv", folder / "figures" / "curves.png", monitor=task.monitor, mode=task.mode)

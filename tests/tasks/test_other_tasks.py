@@ -144,6 +144,7 @@ def test_anchors_are_counted() -> None:
     assert found["test/accuracy"] == pytest.approx(3 / 5)
     assert found["test/majority"] == pytest.approx(3 / 5)
     assert found["test/localisation"] == pytest.approx(2 / 3)
+    assert found["test/localisation_chance"] == pytest.approx(1 / 2)
     assert found["test/auroc"] == pytest.approx(4.5 / 6)  # pairs in the right order, a tie for a half
     assert found["test/loss"] == pytest.approx(
         float(F.binary_cross_entropy_with_logits(said, batch["present"].float()))
@@ -159,7 +160,7 @@ def test_where_nothing_is_attended_to_nothing_is_located() -> None:
 def test_factored_logits_add_up() -> None:
     labels = every(1)
     logits = torch.randn(300, 28)
-    task = make(Icons, OfImage(logits), label="combination", head="factored", holdout=None)
+    task = make(Icons, OfImage(logits), label="combination", head="factored", holdout=None, num_classes=28)
     batch = {"image": torch.rand(300, 3, 4, 4), **labels, "held_out": torch.zeros(300, dtype=torch.bool)}
     combined = task.outputs(batch)
     assert combined.shape == (300, 300)
@@ -177,14 +178,13 @@ def test_factored_logits_add_up() -> None:
 def test_icons_are_counted_by_factor(label: Any, classes: int) -> None:
     labels = every(1)
     batch = {"image": torch.rand(300, 3, 4, 4), **labels, "held_out": labels["verb"] == 0}
-    guide = make(Icons, OfImage(), label=label, head="flat", holdout="combinations")
+    settings: dict[str, Any] = {"label": label, "head": "flat", "holdout": "combinations", "num_classes": classes}
+    guide = make(Icons, OfImage(), **settings)
     assert isinstance(guide, Icons)
     target = guide.target(batch)
     assert len(target.unique()) == classes
     wrong = torch.where(labels["verb"] == 0, (target + 1) % classes, target)
-    found = measured(
-        make(Icons, OfImage(F.one_hot(wrong, classes).float()), label=label, head="flat", holdout="combinations"), batch
-    )
+    found = measured(make(Icons, OfImage(F.one_hot(wrong, classes).float()), **settings), batch)
     assert found["test/accuracy"] == pytest.approx(0.95)
     assert found["test/combination_accuracy/seen"] == 1
     assert found["test/combination_accuracy/held_out"] == 0
@@ -213,13 +213,13 @@ def test_samples_say_what_was_expected_and_what_was_said() -> None:
     assert (sample.expected, sample.predicted) == (["there"], ["not there"])
 
     labels = {name: values[:1] for name, values in every(1).items()}
-    icons = make(Icons, OfImage(torch.eye(300)[:1]), label="combination", head="flat", holdout=None)
+    icons = make(Icons, OfImage(torch.eye(300)[:1]), label="combination", head="flat", holdout=None, num_classes=300)
     (icon,) = icons.samples({"image": torch.rand(1, 3, 4, 4), **labels}, 1)
     assert icon.expected == icon.predicted == ["work infinitive 1sg"]
 
 
 def test_models_that_take_other_things_do_not_fit() -> None:
-    cnn = CNN(image_size=14, in_channels=1, num_classes=3)
+    cnn = CNN(image_size=16, in_channels=1, num_classes=3)
     for kind, settings in ((Sum, {"num_classes": 10, "max_length": 2, "test_lengths": []}), (Anchor, {})):
         with pytest.raises(ConfigError, match="does not fit"):
             make(kind, cnn, **settings)

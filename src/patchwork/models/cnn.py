@@ -3,10 +3,12 @@
 They are the baseline of the transformers, and the eyes of those that see a sequence of images.
 """
 
+import math
+
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from patchwork.models.transformer import ConvLayer, PatchEmbed, initialise
+from patchwork.models.transformer import ConvLayer, PatchEmbed
 
 
 class ImageEncoder(nn.Sequential):
@@ -37,12 +39,18 @@ class ItemEncoder(nn.Module):
     """Encode each image of a sequence by itself; where a sequence has ended there is nothing to encode, and zeros.
 
     With a `stem` an image is one patch of `PatchEmbed`; without, it is seen by document 001's encoder.
+
+    Raises:
+        ValueError: if the stem's strides do not divide the image, or it is too small for document 001's encoder.
     """
 
     def __init__(
         self, *, image_size: int, in_channels: int, embed_dim: int, stem: list[ConvLayer], bfloat16: bool = False
     ) -> None:
         super().__init__()
+        stride = math.prod(layer.get("stride", 1) * layer.get("pool", 1) for layer in stem)
+        if image_size % stride:
+            raise ValueError(f"image_size={image_size} is not a multiple of {stride}, the stride of the stem")
         if stem:
             self.image = nn.Sequential(
                 PatchEmbed(
@@ -67,23 +75,30 @@ class ItemEncoder(nn.Module):
 
 
 class CNN(nn.Module):
-    """Classify images with document 001's encoder."""
+    """Classify images by document 001's network: two 5×5 convolutions, each with pooling, and one linear map.
 
-    def __init__(
-        self,
-        *,
-        image_size: PositiveInt,
-        in_channels: PositiveInt,
-        num_classes: PositiveInt,
-        embed_dim: PositiveInt = 128,
-    ) -> None:
+    Raises:
+        ValueError: if the image is too small for its layers.
+    """
+
+    def __init__(self, *, image_size: PositiveInt, in_channels: PositiveInt, num_classes: PositiveInt) -> None:
         super().__init__()
-        self.encoder = ImageEncoder(image_size=image_size, in_channels=in_channels, embed_dim=embed_dim)
-        self.act = nn.ReLU()
-        self.head = nn.Linear(embed_dim, num_classes)
-        initialise(self)
+        side = ((image_size - 4) // 2 - 4) // 2
+        if side < 1:
+            raise ValueError(f"image_size={image_size} is too small for two 5×5 convolutions: use 16 or more")
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 6, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(16 * side**2, num_classes)
         nn.init.zeros_(self.head.weight)  # begin with a uniform prediction
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, C, height, width) to logits (B, num_classes)."""
-        return self.head(self.act(self.encoder(image)))  # (B, num_classes)
+        return self.head(self.layers(image))  # (B, num_classes)

@@ -41,11 +41,25 @@ class Localisation(Share):
         return (self.right / self.total.clamp_min(1)).squeeze()  # 0 where nothing could be found
 
 
+class LocalisationChance(Localisation):
+    """The localisation that a peak anywhere in a sequence has on average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros(1, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, mask: Tensor, match: Tensor) -> None:
+        """Add where there are images (B, S) and where the matches are (B, S)."""
+        self.right += (match.sum(dim=1) / mask.sum(dim=1)).sum()
+        self.total += match.any(dim=1).sum()
+
+
 class Anchor(Task):
     """Predict whether any image of a sequence shows the digit that the anchor image shows.
 
     Besides accuracy, the area under the ROC curve is measured, the majority's share, and for a model that attends to
-    images, as its `locate` tells, whether the peak of its attention is on a match.
+    images, as its `locate` tells, whether the peak of its attention is on a match; how often it would be by chance
+    stands beside it.
     """
 
     needs: ClassVar = ("image", "mask", "anchor", "match", "present")
@@ -53,7 +67,11 @@ class Anchor(Task):
     probes: ClassVar = (*PROBES, "padding", "order")
 
     def metrics(self) -> dict[str, Metric]:
-        where = {"localisation": Localisation()} if hasattr(self.model, "locate") else {}
+        where = (
+            {"localisation": Localisation(), "localisation_chance": LocalisationChance()}
+            if hasattr(self.model, "locate")
+            else {}
+        )
         return {"accuracy": Accuracy(), "auroc": BinaryAUROC(), "majority": Majority(), **where}
 
     def outputs(self, batch: Batch) -> Tensor:
@@ -82,7 +100,8 @@ class Anchor(Task):
         if not hasattr(self.model, "locate"):
             return self.outputs(batch), {}
         said, attention = cast(AnchorDetector, self.model).locate(batch["image"], batch["mask"], batch["anchor"])
-        return said, {"localisation": (attention, batch["match"])}
+        match = batch["match"]
+        return said, {"localisation": (attention, match), "localisation_chance": (batch["mask"], match)}
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         batch = {name: values[:count] for name, values in batch.items()}

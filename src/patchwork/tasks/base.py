@@ -99,7 +99,7 @@ class Task(pl.LightningModule):
         self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
         names = [name for title, metric in measures.items() for name in names_of(metric, f"val/{title}")]
         if monitor not in names:
-            raise ConfigError(f"task.monitor={monitor} is not measured: use one of {', '.join(names)}")
+            raise ConfigError(f"task.monitor={monitor} cannot be monitored: use one of {', '.join(names)}")
 
     @classmethod
     def check_fit(cls, model: type) -> None:

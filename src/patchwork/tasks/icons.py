@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from patchwork.data.icons import LABELS, PERSONS, TENSES, VERBS
+from patchwork.errors import ConfigError
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, ClassAccuracy
 
@@ -24,6 +25,10 @@ class Icons(Task):
         head: `flat` gives each class a logit of its own; `factored` adds one of the verb, one of the tense and one of
             the person, so that a class is understood which was never seen.
         holdout: what was kept out of training, as the data has.
+        num_classes: outputs of the model, as the data has.
+
+    Raises:
+        ConfigError: if these are not as many as `label` and `head` want.
     """
 
     needs: ClassVar = ("image", "verb", "tense", "person", "held_out")
@@ -35,9 +40,16 @@ class Icons(Task):
         label: Literal["tense", "tense_person", "combination"],
         head: Literal["factored", "flat"],
         holdout: Literal["combinations"] | None,
+        num_classes: int,
         **task: Any,
     ) -> None:
         self.factors = FACTORS[label]
+        sizes = [LABELS[name] for name in self.factors]
+        wanted = sum(sizes) if head == "factored" else math.prod(sizes)
+        if num_classes != wanted:
+            raise ConfigError(
+                f"data.num_classes={num_classes} is not {wanted}, as task.label={label} with head={head} has"
+            )
         self.head = head
         self.holdout = holdout
         super().__init__(**task)

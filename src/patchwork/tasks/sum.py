@@ -27,22 +27,25 @@ class Sum(Task):
         num_classes: digits below this number are added.
         max_length: of the sequences trained on, as the data has.
         test_lengths: of longer sequences to test on besides, as the data has.
+        anchored: whether there is an anchor, as the data has; it must not be.
 
     Raises:
-        ConfigError: if the model wants an anchor, or cannot take sequences as long as `test_lengths`.
+        ConfigError: if there is an anchor, or the model cannot take sequences as long as `test_lengths`.
     """
 
     needs: ClassVar = ("image", "mask", "digits")
     calls: ClassVar = {"forward": ("image", "mask")}
     probes: ClassVar = (*PROBES, "padding", "order")
 
-    def __init__(self, *, num_classes: int, max_length: int, test_lengths: list[int], **task: object) -> None:
+    def __init__(
+        self, *, num_classes: int, max_length: int, test_lengths: list[int], anchored: bool = False, **task: object
+    ) -> None:
+        if anchored:
+            raise ConfigError("data.anchored=true is for task=anchor: a sum has no anchor")
         self.num_classes = num_classes
         self.max_length = max_length
         self.lengths = [*range(1, max_length + 1), *test_lengths]
         super().__init__(**task)  # type: ignore[arg-type]
-        if getattr(self.model, "anchored", False):
-            raise ConfigError("data.anchored=true is for task=anchor: a sum has no anchor")
         if test_lengths and hasattr(self.model, "max_length"):
             raise ConfigError(
                 f"data.test_lengths={test_lengths} is not for {type(self.model).__name__}, which takes sequences of up "
@@ -63,12 +66,12 @@ class Sum(Task):
         return F.mse_loss(said, total.float()) if said.ndim == 1 else F.nll_loss(said, total)
 
     def chance(self, batch: Batch) -> float:
-        """Return the loss of the law of as many even digits, or for a model that gives a number, of zero."""
+        """Return the loss of the law of as many even digits, or for a model that gives a number, of where it begins."""
         from patchwork.models.sum_distribution import law_of_sum
 
         said, mask, total = self.outputs(batch), batch["mask"], batch["digits"].sum(dim=1)
         if said.ndim == 1:
-            return float(self.loss_of(torch.zeros_like(said), total))
+            return float(self.loss_of(torch.full_like(said, getattr(self.model, "shift", 0.0)), total))
         law = torch.where(mask[..., None], 1 / self.num_classes, torch.eye(self.num_classes, device=mask.device)[0])
         return float(self.loss_of(law_of_sum(law).log(), total))
 
