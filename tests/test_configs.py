@@ -123,6 +123,8 @@ PUBLISHED = {  # parameters of the originals
     "published_cnn": 5_142,
     "published_grid": 249_997 - 129 + 256,  # without the id that is never used; with final norms
     "published_icons": 207_621,
+    "published_pixels_large": 6_896_356,  # 6.9 M
+    "published_pixels_small": 3_494_400,  # 3.5 M
     "published_quadrant": 11_161_099 + 513,  # with <finish>
     "published_sum": 735_117,
     "published_sum_baseline": 306_061,

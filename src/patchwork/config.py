@@ -26,6 +26,8 @@ ICON_CLASSES = {  # outputs of a model of icons, by the task's head and label
     "flat": {"tense": 5, "tense_person": 5 * 3, "combination": 20 * 5 * 3},
     "factored": {"tense": 5, "tense_person": 5 + 3, "combination": 20 + 5 + 3},
 }
+LEVELS = {"gray256": 256}  # of pixels, by the tokens of a generator; others are binary
+OmegaConf.register_new_resolver("levels", lambda tokens: LEVELS.get(tokens, 2))
 OmegaConf.register_new_resolver("icon_classes", lambda head, label: ICON_CLASSES.get(head, {}).get(label, 1))
 
 ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets are defined

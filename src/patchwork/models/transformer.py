@@ -299,10 +299,11 @@ class AxialRotary(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate `x` (B, H, N, D) by the angles of its N positions."""
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Rotate `x` (B, H, T, D) by the angles of positions `start` to `start + T`."""
+        cos, sin = (angle[start : start + x.shape[2]] for angle in (self.cos, self.sin))
         a, b = x.chunk(2, dim=-1)  # pairs (a, b) turn in their plane
-        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def initialise(model: nn.Module) -> None:

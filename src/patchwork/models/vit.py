@@ -73,6 +73,10 @@ class ViT(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (B, C, height, width) to logits (B, num_classes)."""
+        return self.head(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """Map images (B, C, height, width) to what the answer is read from (B, D)."""
         x = self.patch_embed(image)  # (B, N, D)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, D)
@@ -81,5 +85,4 @@ class ViT(nn.Module):
         for block in self.blocks:
             x = block(x, rotate=self.rotary)
         x = self.norm(x)
-        x = x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)
-        return self.head(x)  # (B, num_classes)
+        return x.mean(dim=1) if self.cls_token is None else x[:, 0]  # (B, D)

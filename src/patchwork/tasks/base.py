@@ -64,7 +64,8 @@ class Task(pl.LightningModule):
 
     A child gives `step`, `metrics` and `samples`. It names in `needs` what a batch must hold and in `calls` the methods
     it calls on its model with their arguments, so that data or a model that don't fit are found before anything runs.
-    For the auditor it names the `probes` that apply to it, and gives `outputs` and `chance`.
+    For the auditor it names the `probes` that apply to it, and gives `outputs` and `chance`; where the model writes
+    token after token, and `causal` and `cache` are among the probes, also `tokens`, `logits` and `written`.
 
     Args:
         model: the network.
@@ -134,6 +135,18 @@ class Task(pl.LightningModule):
     def blind(self, batch: Batch) -> float:
         """Return the loss of a batch that the best prediction gets without its images; as `chance`, if not told."""
         return self.chance(batch)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """Return the tokens (B, T) that are to be written."""
+        raise NotImplementedError
+
+    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of each of `tokens` (B, T), given those before it."""
+        raise NotImplementedError
+
+    def written(self, batch: Batch) -> Tensor:
+        """Write tokens (B, T) as the model does, the likeliest each time."""
+        raise NotImplementedError
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""

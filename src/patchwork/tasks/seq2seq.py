@@ -66,8 +66,16 @@ class Seq2Seq(Task):
         }
 
     def outputs(self, batch: Batch) -> Tensor:
-        digits = F.pad(batch["digits"], (1, 0), value=self.model.start)
-        return self.model(batch["image"], digits)  # (B, T + 1, V)
+        return self.logits(batch, self.tokens(batch))  # (B, T + 1, V)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        return F.pad(batch["digits"], (0, 1), value=self.model.finish)  # (B, T + 1)
+
+    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        return self.model(batch["image"], F.pad(tokens[:, :-1], (1, 0), value=self.model.start))
+
+    def written(self, batch: Batch) -> Tensor:
+        return self.model.generate(batch["image"])  # (B, T)
 
     def chance(self, batch: Batch) -> float:
         return math.log(self.model.finish + 1)

@@ -1,0 +1,74 @@
+"""Draw digits: learn the probability of an image, with its class and without (document 002)."""
+
+import math
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from annotated_types import Interval
+from torch import Tensor
+from torchmetrics import MeanMetric, Metric
+
+from patchwork.data.stream import generator
+from patchwork.models.pixel_decoder import PixelDecoder
+from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task
+
+
+class Pixels(Task):
+    """Learn p(image) and p(image | class) with one model.
+
+    Measured are `nll`, −log p(image) in nats an image, `class_nll`, −log p(image | class), and the first in
+    `bits_per_pixel`. They are exact, and need nothing but the model's own probabilities.
+
+    Args:
+        unlabelled: share of training images whose class is not told.
+    """
+
+    needs: ClassVar = ("image", "label")
+    calls: ClassVar = {"log_likelihood": ("image", "label")}
+    probes: ClassVar = (*PROBES, "causal", "cache")
+
+    def __init__(self, *, unlabelled: Annotated[float, Interval(ge=0, le=1)], **task: Any) -> None:
+        self.unlabelled = unlabelled
+        super().__init__(**task)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"nll": MeanMetric(), "class_nll": MeanMetric(), "bits_per_pixel": MeanMetric()}
+
+    def step(self, batch: Batch, split: Split) -> Tensor:
+        """Return the loss in nats a pixel."""
+        image, label = batch["image"], batch["label"]
+        model = cast(PixelDecoder, self.model)
+        none, pixels = torch.full_like(label, model.none), image[0].numel()
+        if split == "train":
+            label = torch.where(torch.rand(label.shape, device=label.device) < self.unlabelled, none, label)
+            return -model.log_likelihood(image, label).mean() / pixels
+        nll, class_nll = (-model.log_likelihood(image, told) for told in (none, label))
+        self.measure(split, nll=(nll,), class_nll=(class_nll,), bits_per_pixel=(nll / pixels / math.log(2),))
+        return nll.mean() / pixels
+
+    def outputs(self, batch: Batch) -> Tensor:
+        return cast(PixelDecoder, self.model).log_likelihood(batch["image"], batch["label"])  # (B,)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        return cast(PixelDecoder, self.model).tokenize(batch["image"]).flatten(1)  # (B, N · K)
+
+    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        model = cast(PixelDecoder, self.model)
+        image = model.picture(tokens.unflatten(1, (-1, model.symbols))).to(batch["image"].dtype)
+        return model(image, batch["label"]).flatten(1, 2)  # (B, N · K, V)
+
+    def written(self, batch: Batch) -> Tensor:
+        model = cast(PixelDecoder, self.model)
+        noise = torch.zeros(len(batch["label"]), model.length, model.symbols, device=batch["label"].device)
+        return model.tokenize(model.generate(batch["label"], noise, top_k=1)).flatten(1)
+
+    def chance(self, batch: Batch) -> float:
+        return math.log(cast(PixelDecoder, self.model).levels)
+
+    def samples(self, batch: Batch, count: int) -> list[Sample]:
+        """Draw one digit of each of the first classes; they are compared with nothing."""
+        model = cast(PixelDecoder, self.model)
+        label = torch.arange(count) % model.none
+        noise = torch.rand(count, model.length, model.symbols, generator=generator("samples"))
+        image = model.generate(label.to(self.device), noise.to(self.device)) / (model.levels - 1)
+        return [Sample(one.cpu(), [str(kind)], [str(kind)]) for one, kind in zip(image, label.tolist(), strict=True)]

@@ -1,0 +1,61 @@
+"""Drawings: binary pixels drawn by their brightness, anew in training and once for measuring."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchwork.data import Drawings
+from patchwork.data.digits import Digits, Split
+from patchwork.data.stream import Part
+
+
+class Grey:
+    """Digits whose pixels are all 51, a fifth of full brightness."""
+
+    def load(self) -> Digits:
+        parts = [
+            Split(torch.full((count, 28, 28), 51, dtype=torch.uint8), torch.arange(count) % 10)
+            for count in (50, 40, 30)
+        ]
+        return Digits("grey", "0" * 64, *parts)
+
+
+def drawings(**changes: Any) -> Drawings:
+    sizes = {"batch_size": 10, "eval_batch_size": 16, "train_size": 50, "val_size": 40, "test_size": 30}
+    data = Drawings(**{"digits": Grey(), "image_size": 28, "levels": 2, "seed": 0, **sizes, **changes})
+    data.setup()
+    return data
+
+
+def images(data: Drawings, part: Part, epoch: int = 0) -> Tensor:
+    return torch.cat([data.make(part, (epoch, index), slice(None))["image"] for index in range(data.length(part))])
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_pixels_are_set_as_often_as_they_are_bright(part: Part) -> None:
+    drawn = images(drawings(), part)
+    assert set(drawn.unique().tolist()) == {0, 1}
+    assert drawn.mean().item() == pytest.approx(0.2, abs=0.01)
+
+
+def test_training_draws_anew_and_measuring_does_not() -> None:
+    data, other = drawings(), drawings(seed=1)
+    assert not torch.equal(images(data, "train", 0), images(data, "train", 1))
+    assert torch.equal(images(data, "train", 1), images(drawings(), "train", 1))
+    for part in ("val", "test"):
+        assert torch.equal(images(data, part, 0), images(data, part, 1))
+        assert torch.equal(images(data, part), images(other, part))
+        assert torch.equal(images(data, part), data.whole(part)["image"])
+
+
+def test_ranks_share_a_batch() -> None:
+    data = drawings()
+    together = data.make("train", (0, 0), slice(None))["image"]
+    shares = [data.make("train", (0, 0), slice(rank, None, 2))["image"] for rank in range(2)]
+    assert torch.equal(torch.stack(shares, dim=1).flatten(0, 1), together)
+
+
+def test_grey_levels_are_those_of_the_source() -> None:
+    assert images(drawings(levels=256), "train").unique().tolist() == [51]

@@ -1,0 +1,66 @@
+"""Drawing as a task: what is measured is the model's own likelihood."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchwork.models import PixelDecoder
+from patchwork.optim import adamw, constant
+from patchwork.tasks import Pixels
+
+
+def task(unlabelled: float = 0.5, **changes: Any) -> Pixels:
+    torch.manual_seed(0)
+    settings = {"image_size": 8, "num_classes": 3, "levels": 2, "embed_dim": 16, "num_heads": 2, "depth": 1, **changes}
+    model = PixelDecoder(**settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    optimizer = partial(adamw, lr=0.01, betas=[0.9, 0.99], weight_decay=0.1)
+    return Pixels(
+        model=model, optimizer=optimizer, scheduler=constant, monitor="val/nll", mode="min", unlabelled=unlabelled
+    )
+
+
+def batch(levels: int = 2) -> dict[str, Tensor]:
+    image = torch.randint(levels, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1)).float()
+    return {"image": image, "label": torch.arange(6) % 3}
+
+
+@torch.no_grad()
+def test_measures_are_the_models_likelihood() -> None:
+    subject = task()
+    subject.evaluate(batch(), "test")
+    found = {name: float(value) for name, value in subject.on_test.compute().items()}
+    model = subject.model.eval()
+    assert isinstance(model, PixelDecoder)
+    image, label = batch()["image"], batch()["label"]
+    alone, given = (float(-model.log_likelihood(image, told).mean()) for told in (label * 0 + 3, label))
+    assert found["test/nll"] == pytest.approx(alone)
+    assert found["test/class_nll"] == pytest.approx(given)
+    assert found["test/bits_per_pixel"] == pytest.approx(alone / 64 / math.log(2))
+    assert found["test/loss"] == pytest.approx(alone / 64)
+
+
+@pytest.mark.parametrize(("unlabelled", "trained"), [(0.0, [0, 1, 2]), (1.0, [3])])
+def test_classes_are_told_as_often_as_wanted(unlabelled: float, trained: list[int]) -> None:
+    subject = task(unlabelled)
+    subject.step(batch(), "train").backward()
+    model = subject.model
+    assert isinstance(model, PixelDecoder)
+    assert model.class_embed.weight.grad is not None
+    assert model.class_embed.weight.grad.norm(dim=1).nonzero().flatten().tolist() == trained
+
+
+@pytest.mark.parametrize(("tokens", "levels"), [("patch4x4", 2), ("gray256", 256)])
+@torch.no_grad()
+def test_samples_are_pictures(tokens: str, levels: int) -> None:
+    samples = task(tokens=tokens, levels=levels).samples(batch(levels), 4)
+    assert [sample.expected for sample in samples] == [["0"], ["1"], ["2"], ["0"]]
+    for sample in samples:
+        assert sample.image.shape == (1, 8, 8)
+        assert 0 <= sample.image.min() <= sample.image.max() <= 1
