@@ -211,8 +211,12 @@ def images(subject: Subject) -> Finding:
             if places.any()
         ]
     plain = task.outputs(batch)
-    measured = min(difference(plain, task.outputs({**batch, **change})) for change in changes)
-    return Finding(measured >= SEEN, f"outputs change by {measured:.1e}", f"at least {SEEN:.0e}: each image is seen")
+    measured = [difference(plain, task.outputs({**batch, **change})) for change in changes]
+    return Finding(
+        measured[0] >= NOTICED and min(measured) >= SEEN,
+        f"outputs change by {measured[0]:.1e}",
+        f"at least {NOTICED:.0e}, and {SEEN:.0e} by each image alone",
+    )
 
 
 @torch.no_grad()
