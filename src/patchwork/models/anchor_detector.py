@@ -80,8 +80,6 @@ class AnchorDetector(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
             self.head = nn.Linear(64, 1)
         initialise(self)
-        if matching == "attention":
-            nn.init.zeros_(self.head.weight)  # begin undecided
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) and anchors (B, C, size, size) to log-odds (B,).

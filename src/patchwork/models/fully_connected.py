@@ -7,7 +7,7 @@
 
 import torch
 from einops import rearrange
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,10 +16,7 @@ from patchwork.models.transformer import initialise
 
 
 class FullyConnected(nn.Module):
-    """Predict a number from a sequence of up to `max_length` images, after an anchor image if `anchored`.
-
-    The last layer's output is multiplied by `scale`, and `shift` is added.
-    """
+    """Predict a number from a sequence of up to `max_length` images, after an anchor image if `anchored`."""
 
     ordered = True  # it tells places apart, though sums and anchors have no order
 
@@ -31,20 +28,16 @@ class FullyConnected(nn.Module):
         max_length: PositiveInt,
         anchored: bool,
         embed_dim: PositiveInt = 128,
-        scale: PositiveFloat = 1.0,
-        shift: float = 0.0,
     ) -> None:
         super().__init__()
         self.max_length = max_length
         self.anchored = anchored
-        self.scale, self.shift = scale, shift
         self.item_encoder = ItemEncoder(image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=[])
         self.mlp = nn.Sequential(
             nn.Linear((max_length + anchored) * embed_dim, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
         )
         self.head = nn.Linear(64, 1)
         initialise(self)
-        nn.init.zeros_(self.head.weight)  # begin with the same for all
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor | None = None) -> Tensor:
         """Map images (B, S, C, size, size), and anchors (B, C, size, size), to a number each (B,).
@@ -63,4 +56,4 @@ class FullyConnected(nn.Module):
         if anchor is not None:
             alone = mask.new_ones(len(anchor), 1)
             x = torch.cat([self.item_encoder(anchor[:, None], alone), x], dim=1)  # (B, 1 + max_length, D)
-        return self.head(self.mlp(rearrange(x, "b s d -> b (s d)"))).squeeze(1) * self.scale + self.shift  # (B,)
+        return self.head(self.mlp(rearrange(x, "b s d -> b (s d)"))).squeeze(1)  # (B,)

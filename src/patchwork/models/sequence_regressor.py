@@ -19,7 +19,7 @@ class SequenceRegressor(nn.Module):
     """Predict a number from a sequence of images, whatever its length.
 
     `stem` lists the layers of the images' encoder; without any it is document 001's. `pool` is how the images are put
-    together: a mean loses how many there were. The head's output is multiplied by `scale`, and `shift` is added.
+    together: a mean loses how many there were.
 
     Raises:
         ValueError: if heads do not divide the width.
@@ -39,8 +39,6 @@ class SequenceRegressor(nn.Module):
         pool: Literal["sum", "mean"] = "sum",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         norm_first: bool = True,
-        scale: PositiveFloat = 1.0,
-        shift: float = 0.0,
     ) -> None:
         super().__init__()
         self.item_encoder = ItemEncoder(
@@ -51,11 +49,10 @@ class SequenceRegressor(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim) if norm_first else nn.Identity()
-        self.pool, self.scale, self.shift = pool, scale, shift
+        self.pool = pool
         self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
         self.head = nn.Linear(64, 1)
         initialise(self)
-        nn.init.zeros_(self.head.weight)  # begin with the same for all
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) to a number each (B,); `mask` (B, S) is true where there is an image."""
@@ -65,4 +62,4 @@ class SequenceRegressor(nn.Module):
         x = (self.norm(x) * mask[..., None]).sum(dim=1)  # (B, D)
         if self.pool == "mean":
             x = x / mask.sum(dim=1, keepdim=True)
-        return self.head(self.mlp(x)).squeeze(1) * self.scale + self.shift  # (B,)
+        return self.head(self.mlp(x)).squeeze(1)  # (B,)

@@ -66,12 +66,12 @@ class Sum(Task):
         return F.mse_loss(said, total.float()) if said.ndim == 1 else F.nll_loss(said, total)
 
     def chance(self, batch: Batch) -> float:
-        """Return the loss of the law of as many even digits, or for a model that gives a number, of where it begins."""
+        """Return the loss of the law of as many even digits, or for a model that gives a number, of zero."""
         from patchwork.models.sum_distribution import law_of_sum
 
         said, mask, total = self.outputs(batch), batch["mask"], batch["digits"].sum(dim=1)
         if said.ndim == 1:
-            return float(self.loss_of(torch.full_like(said, getattr(self.model, "shift", 0.0)), total))
+            return float(self.loss_of(torch.zeros_like(said), total))
         law = torch.where(mask[..., None], 1 / self.num_classes, torch.eye(self.num_classes, device=mask.device)[0])
         return float(self.loss_of(law_of_sum(law).log(), total))
 
