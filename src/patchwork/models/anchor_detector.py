@@ -79,7 +79,8 @@ class AnchorDetector(nn.Module):
             self.cross_attn = Attention(embed_dim=embed_dim, num_heads=num_heads)
             self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
             self.head = nn.Linear(64, 1)
-        initialise(self)
+        if matching == "cosine":
+            initialise(self)
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) and anchors (B, C, size, size) to log-odds (B,).

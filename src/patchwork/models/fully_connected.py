@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchwork.models.cnn import ItemEncoder
-from patchwork.models.transformer import initialise
 
 
 class FullyConnected(nn.Module):
@@ -37,7 +36,6 @@ class FullyConnected(nn.Module):
             nn.Linear((max_length + anchored) * embed_dim, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
         )
         self.head = nn.Linear(64, 1)
-        initialise(self)
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor | None = None) -> Tensor:
         """Map images (B, S, C, size, size), and anchors (B, C, size, size), to a number each (B,).

@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from patchwork.models.cnn import ItemEncoder
-from patchwork.models.transformer import Block, ConvLayer, initialise
+from patchwork.models.transformer import Block, ConvLayer
 
 
 class SequenceRegressor(nn.Module):
@@ -52,7 +52,6 @@ class SequenceRegressor(nn.Module):
         self.pool = pool
         self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
         self.head = nn.Linear(64, 1)
-        initialise(self)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) to a number each (B,); `mask` (B, S) is true where there is an image."""
