@@ -264,14 +264,19 @@ def causal(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def cache(subject: Subject) -> Finding:
-    """Write from a cache, always the likeliest, and ask without one for the likeliest after each prefix of it."""
+    """Write from a cache, always the likeliest, and ask without one what is to follow each prefix of it."""
     task, batch = at_work(subject), subject.batch
     written = task.written(batch)
     finished = written == getattr(task.model, "finish", -1)
     going = finished.cumsum(dim=1) - finished.long() == 0  # what comes after the end is no choice
-    likeliest = task.logits(batch, written).argmax(dim=-1)
-    differ = int(((written != likeliest) & going).sum())
-    return Finding(differ == 0, f"{differ} of {int(going.sum())} tokens differ", "none: a cache is only a shortcut")
+    plain = task.logits(batch, written)
+    differ = int(((written != plain.argmax(dim=-1)) & going).sum())
+    measured = difference(plain, task.stepwise(batch, written))
+    return Finding(
+        differ == 0 and measured <= EXACT,
+        f"{differ} of {int(going.sum())} differ, logits by {measured:.1e}",
+        f"none, at most {EXACT:.0e}: a cache is only a shortcut",
+    )
 
 
 def gradients(subject: Subject) -> Finding:

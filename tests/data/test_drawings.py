@@ -8,6 +8,7 @@ from torch import Tensor
 
 from patchwork.data import Drawings
 from patchwork.data.digits import Digits, Split
+from patchwork.data.prompts import LENGTH, vocabulary
 from patchwork.data.stream import Part
 
 
@@ -24,7 +25,8 @@ class Grey:
 
 def drawings(**changes: Any) -> Drawings:
     sizes = {"batch_size": 10, "eval_batch_size": 16, "train_size": 50, "val_size": 40, "test_size": 30}
-    data = Drawings(**{"digits": Grey(), "image_size": 28, "levels": 2, "seed": 0, **sizes, **changes})
+    words = {"num_words": len(vocabulary()) + 1, "prompt_length": LENGTH}
+    data = Drawings(**{"digits": Grey(), "image_size": 28, "levels": 2, "seed": 0, **words, **sizes, **changes})
     data.setup()
     return data
 

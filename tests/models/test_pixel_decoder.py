@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchwork.models import PixelDecoder
-from patchwork.models.pixel_decoder import sample
+from patchwork.models.pixel_decoder import sample, systematic
 
 TOKENS = ["gray256", "binary", "patch2x2", "patch4x4"]
 
@@ -143,3 +143,66 @@ def test_sizes() -> None:
 def test_wrong_settings(settings: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         PixelDecoder(**{"image_size": 28, "num_classes": 10, "levels": 2, **settings})
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@torch.no_grad()
+def test_stepwise_logits_are_those_of_the_whole(tokens: str) -> None:
+    model = decoder(tokens)
+    image, label = images(model), torch.tensor([0, 1, 3])
+    assert torch.allclose(model.stepwise(image, label), model(image, label), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [[[0, 0], [1, 1]], [[1, 1], [0, 0]], [[0, 1], [0, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]],
+)
+@pytest.mark.parametrize("tokens", ["binary", "patch2x2"])
+@torch.no_grad()
+def test_completions_follow_the_models_law(tokens: str, unknown: list[list[int]]) -> None:
+    """The share of each completion is its probability given what is known, before it and after it."""
+    model, size = decoder(tokens, 2), 2
+    known = torch.tensor(unknown) == 0
+    image = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], dtype=torch.double)
+    every = ((torch.arange(16)[:, None] >> torch.arange(4)) & 1).view(16, 1, size, size).double()
+    fits = ((every == image) | ~known).flatten(1).all(dim=1)
+    law = model.log_likelihood(every, torch.ones(16, dtype=torch.long)).exp() * fits
+    drawn = model.complete(
+        image, known, torch.ones(3000, dtype=torch.long), torch.Generator().manual_seed(4), particles=64
+    )
+    share = (drawn.flatten(1).long() * torch.tensor([1, 2, 4, 8])).sum(dim=1).bincount(minlength=16) / len(drawn)
+    assert torch.allclose(share.double(), law / law.sum(), atol=0.035)
+
+
+@torch.no_grad()
+def test_completions_keep_what_is_known() -> None:
+    model = decoder("patch4x4")
+    image = images(model, 1)[0]
+    known = torch.rand(8, 8, generator=torch.Generator().manual_seed(5)) < 0.5
+    drawn = model.complete(image, known, torch.tensor([0, 1, 3]), torch.Generator().manual_seed(6), particles=8)
+    assert drawn.shape == (3, 1, 8, 8)
+    assert torch.equal(drawn[..., known], image[..., known].expand(3, -1, -1))
+    assert (drawn[..., ~known] != drawn[:1][..., ~known]).any()
+
+
+def test_particles_are_chosen_by_their_shares() -> None:
+    share = torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.0, 0.0, 1.0, 0.0]], dtype=torch.double)
+    draw = torch.Generator().manual_seed(7)
+    counts = torch.stack([systematic(share, draw) for _ in range(500)], dim=1).flatten(1)
+    assert (counts[1] == 2).all()
+    assert torch.allclose(counts[0].bincount(minlength=4) / 2000, share[0].float(), atol=0.02)
+
+
+@torch.no_grad()
+def test_a_prompt_says_what_its_words_say() -> None:
+    model = decoder(text_depth=1, num_words=9, prompt_length=5)
+    image, label = images(model, 4), torch.tensor([0, 1, 3, 2])
+    prompt = torch.tensor([[1, 2, 0, 0, 0], [0, 0, 0, 0, 0], [8, 2, 3, 4, 5], [1, 2, 0, 0, 0]])
+    said = model.condition(label, prompt)
+    assert torch.allclose(said[0], said[3])
+    assert torch.equal(said[1], model.condition(label)[1])  # no words: the class
+    assert torch.allclose(said[2], model.condition(label[2:3], prompt[2:3])[0])  # whatever is beside it
+    assert torch.allclose(model.condition(label[:1], prompt[:1, :2]), said[:1])  # padding is not seen
+    moved = prompt[:1, [1, 0, 2, 3, 4]]
+    assert not torch.allclose(model.condition(label[:1], moved), said[:1])
+    assert torch.allclose(model.log_likelihood(image, label, prompt)[1], model.log_likelihood(image, label)[1])

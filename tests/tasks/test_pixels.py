@@ -8,27 +8,36 @@ import pytest
 import torch
 from torch import Tensor
 
+from patchwork.errors import ConfigError
 from patchwork.models import PixelDecoder
 from patchwork.optim import adamw, constant
 from patchwork.tasks import Pixels
 
 
-def task(unlabelled: float = 0.5, **changes: Any) -> Pixels:
+def task(unlabelled: float = 0.5, prompted: float = 0.0, **changes: Any) -> Pixels:
     torch.manual_seed(0)
-    settings = {"image_size": 8, "num_classes": 3, "levels": 2, "embed_dim": 16, "num_heads": 2, "depth": 1, **changes}
-    model = PixelDecoder(**settings)
+    settings = {"image_size": 8, "num_classes": 3, "levels": 2, "embed_dim": 16, "num_heads": 2, "depth": 1}
+    reads = {"text_depth": 1, "num_words": 9, "prompt_length": 4} if prompted else {}
+    model = PixelDecoder(**{**settings, **reads, **changes})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
     optimizer = partial(adamw, lr=0.01, betas=[0.9, 0.99], weight_decay=0.1)
     return Pixels(
-        model=model, optimizer=optimizer, scheduler=constant, monitor="val/nll", mode="min", unlabelled=unlabelled
+        model=model,
+        optimizer=optimizer,
+        scheduler=constant,
+        monitor="val/nll",
+        mode="min",
+        unlabelled=unlabelled,
+        prompted=prompted,
     )
 
 
 def batch(levels: int = 2) -> dict[str, Tensor]:
     image = torch.randint(levels, (6, 1, 8, 8), generator=torch.Generator().manual_seed(1)).float()
-    return {"image": image, "label": torch.arange(6) % 3}
+    prompt = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [7, 0, 0, 0]]).repeat(2, 1)
+    return {"image": image, "label": torch.arange(6) % 3, "prompt": prompt}
 
 
 @torch.no_grad()
@@ -54,6 +63,25 @@ def test_classes_are_told_as_often_as_wanted(unlabelled: float, trained: list[in
     assert isinstance(model, PixelDecoder)
     assert model.class_embed.weight.grad is not None
     assert model.class_embed.weight.grad.norm(dim=1).nonzero().flatten().tolist() == trained
+
+
+def test_prompts_are_learned_in_place_of_the_class() -> None:
+    subject = task(0.0, prompted=1.0)
+    subject.step(batch(), "train").backward()
+    model = subject.model
+    assert isinstance(model, PixelDecoder)
+    assert model.text is not None
+    assert model.class_embed.weight.grad is not None
+    assert not model.class_embed.weight.grad.any()
+    words = model.text.token_embed.weight.grad
+    assert words is not None
+    assert words.norm(dim=1).nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("shares", "said"), [((0.8, 0.3), "task.prompted=0.3"), ((0.0, 0.5), "text_depth")])
+def test_wrong_shares(shares: tuple[float, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        task(*shares, text_depth=int(sum(shares) > 1))
 
 
 @pytest.mark.parametrize(("tokens", "levels"), [("patch4x4", 2), ("gray256", 256)])

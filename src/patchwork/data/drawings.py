@@ -3,8 +3,10 @@
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
+from patchwork.data.prompts import LENGTH, prompts, vocabulary
 from patchwork.data.single import Single
 from patchwork.data.stream import Batch, Key, Part, generator
 
@@ -12,17 +14,31 @@ from patchwork.data.stream import Batch, Key, Part, generator
 class Drawings(Single):
     """One digit and what it is, in the levels that a generator knows.
 
-    A batch holds `image` (B, 1, image_size, image_size) and `label` (B,). With 256 levels the image is grey, from 0 to
-    255. With 2 it is binary: each pixel is 1 with the probability of its brightness, drawn anew whenever a training
-    digit comes up, and once and for all for validation and test (Salakhutdinov and Murray 2008,
-    https://www.cs.toronto.edu/~rsalakhu/papers/dbn_ais.pdf, call it binarised MNIST).
+    A batch holds `image` (B, 1, image_size, image_size), `label` (B,) and a `prompt` (B, prompt_length) that asks for
+    that label in words, half of the time by a sum or difference; see `patchwork.data.prompts`.
+
+    With 256 levels the image is grey, from 0 to 255. With 2 it is binary: each pixel is 1 with the probability of its
+    brightness, drawn anew whenever a training digit comes up, and once and for all for validation and test
+    (Salakhutdinov and Murray 2008, https://www.cs.toronto.edu/~rsalakhu/papers/dbn_ais.pdf, call it binarised MNIST).
 
     Args:
         levels: 2 or 256.
+        num_words, prompt_length: size of the prompts' vocabulary, with no word as the first, and words of a prompt at
+            most.
     """
 
-    def __init__(self, *, levels: Literal[2, 256], **single: object) -> None:
+    gives = ("image", "label", "prompt")
+
+    def __init__(
+        self, *, levels: Literal[2, 256], num_words: PositiveInt, prompt_length: PositiveInt, **single: object
+    ) -> None:
         super().__init__(**single)  # type: ignore[arg-type]
+        for name, value, known in (
+            ("num_words", num_words, len(vocabulary()) + 1),
+            ("prompt_length", prompt_length, LENGTH),
+        ):
+            if value != known:
+                raise ValueError(f"{name}={value} is not that of the prompts, which is {known}")
         self.levels = levels
 
     def fix(self) -> None:
@@ -47,4 +63,14 @@ class Drawings(Single):
             image = self.ink(self.pixels(part, chosen, self.deformations(part, len(chosen), draw=draw)), draw)
         else:
             image = self.fixed[part][chosen]
-        return {"image": image[shard].float()[:, None], "label": self.parts[part].labels[chosen[shard]]}
+        label = self.parts[part].labels[chosen]
+        prompt = asked(label, draw)
+        return {"image": image[shard].float()[:, None], "label": label[shard], "prompt": prompt[shard]}
+
+
+def asked(digits: Tensor, draw: torch.Generator) -> Tensor:
+    """Draw a prompt (B, LENGTH) for each of `digits` (B,) among those for training."""
+    simple, chance = torch.rand(2, len(digits), generator=draw)
+    return torch.where(
+        (simple < 0.5)[:, None], prompts("numbers").draw(digits, chance), prompts("sums").draw(digits, chance)
+    )

@@ -7,23 +7,23 @@
    around and the symbols before. So the probability of the whole image stays exact.
 4. `draw` goes the same way: sample a patch, append its keys and values to a cache, go on.
 
-The class is one of ten or none, so that one model gives p(image | class) and p(image). Classes are only ever read: what
-comes out is a symbol.
+What is told first is one of ten classes, or a prompt in words, or nothing, so that one model gives p(image | class) and
+p(image). Classes and words are only ever read: what comes out is a symbol.
 
 Sources: iGPT, https://proceedings.mlr.press/v119/chen20s.html; guidance, https://arxiv.org/abs/2207.12598
 """
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Lt
 from einops import rearrange
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from patchwork.models.text_encoder import TextEncoder
 from patchwork.models.transformer import AxialRotary, Block, Cache, LearnedPositions, initialise
 
 Tokens = Literal["gray256", "binary", "patch2x2", "patch4x4"]
@@ -52,10 +52,12 @@ class InnerHead(nn.Module):
         """Put together what the symbols of a patch share (B, T, H), of `x` (B, T, D) and pixels `around` (B, T, P)."""
         return self.outer(x) + self.around(around)
 
-    def forward(self, context: Tensor, before: Tensor, start: int = 0) -> Tensor:
-        """Return the logits (B, T, K, V) of symbols from `start` on; `before` (B, T, K, P) is what each knows."""
-        hidden = context[:, :, None] + self.before(before)  # (B, T, K, H)
-        hidden = hidden + self.place.weight[start : start + before.shape[2]]
+    def forward(self, context: Tensor, before: Tensor) -> Tensor:
+        """Return the logits (B, T, K, V) of all symbols; `before` (B, T, K, P) is what each knows of its patch."""
+        return self.answer(context[:, :, None] + self.before(before) + self.place.weight)
+
+    def answer(self, hidden: Tensor) -> Tensor:
+        """Turn what a symbol knows (…, H) into its logits (…, V)."""
         return self.head(self.mlp(hidden))
 
 
@@ -63,7 +65,8 @@ class PixelDecoder(nn.Module):
     """Write images of `image_size` pixels, of one of `num_classes` classes or of none.
 
     Pixels are `levels`: 0 or 1, or 0 to 255 for `gray256`. `positions` is how the transformer knows where it is: by a
-    learned vector for each patch, by a rotation with row and column, or not at all.
+    learned vector for each patch, by a rotation with row and column, or not at all. With a `text_depth` above 0 it also
+    understands prompts of up to `prompt_length` words, of `num_words`.
 
     Raises:
         ValueError: if tokens fit neither the levels nor the image, or heads do not divide the width.
@@ -82,6 +85,9 @@ class PixelDecoder(nn.Module):
         mlp_ratio: PositiveFloat = 4.0,
         positions: Literal["learned", "rotary", "none"] = "rotary",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        text_depth: NonNegativeInt = 0,
+        num_words: PositiveInt = 1,
+        prompt_length: PositiveInt = 1,
     ) -> None:
         super().__init__()
         self.side, self.unit = SIDES[tokens]
@@ -95,6 +101,11 @@ class PixelDecoder(nn.Module):
         self.symbols = (self.side // self.unit) ** 2  # of a patch
         self.vocabulary = levels**self.unit**2
         self.class_embed = nn.Embedding(num_classes + 1, embed_dim)
+        self.text = (
+            TextEncoder(num_words=num_words, length=prompt_length, depth=text_depth, out_dim=embed_dim)
+            if text_depth
+            else None
+        )
         self.token_embed = nn.Embedding(self.symbols * self.vocabulary, embed_dim)
         self.pos_embed = LearnedPositions(length=self.length, embed_dim=embed_dim) if positions == "learned" else None
         grid = (self.rows, self.rows)
@@ -117,48 +128,62 @@ class PixelDecoder(nn.Module):
         initialise(self)
         nn.init.zeros_((self.head if self.symbols == 1 else self.inner.head).weight)  # begin with a uniform prediction
 
-    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+    def forward(self, image: Tensor, label: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Teacher forcing: logits (B, N, K, V) of each symbol of images (B, 1, height, width), given all before it.
 
-        `label` (B,) is a class, or `none`.
+        What is told of an image is its `label` (B,), a class or `none`, or its `prompt` (B, L), see `condition`.
         """
         symbols = self.tokenize(image)  # (B, N, K)
-        x = self.read(symbols[:, :-1], label)  # (B, N, D)
+        x = self.read(symbols[:, :-1], self.condition(label, prompt))  # (B, N, D)
         if self.symbols == 1:
             return self.head(x)[:, :, None]
         context = self.inner.context(x, self.around(image))  # (B, N, H)
         return self.inner(context, self.before(symbols))  # (B, N, K, V)
 
-    def log_likelihood(self, image: Tensor, label: Tensor) -> Tensor:
-        """Return log p(image | label) (B,), in nats."""
-        logits, symbols = self(image, label), self.tokenize(image)
+    def log_likelihood(self, image: Tensor, label: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Return log p(image | what is told) (B,), in nats."""
+        logits, symbols = self(image, label, prompt), self.tokenize(image)
         return -F.cross_entropy(logits.movedim(-1, 1), symbols, reduction="none").sum(dim=(1, 2))
 
-    def read(self, symbols: Tensor, label: Tensor, caches: list[Cache] | None = None) -> Tensor:
-        """Say of the class and of each patch (B, T, K) what is to follow: (B, 1 + T, D).
+    def condition(self, label: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """Return what is told of images (B, D): their class, or what their prompt says.
 
-        With `caches`, what they hold was read before: it is the class at first, and then one patch after the other.
+        `prompt` (B, L) are words, and 0 after the last; a row without any leaves the word to the class.
+        """
+        told = self.class_embed(label)
+        if prompt is None or self.text is None:
+            return told
+        spoken = prompt[:, 0].nonzero()[:, 0]
+        return told.index_put((spoken,), self.text(prompt[spoken]))
+
+    def read(self, symbols: Tensor, told: Tensor, caches: list[Cache] | None = None) -> Tensor:
+        """Say of what is told (B, D) and of each patch (B, T, K) what is to follow: (B, 1 + T, D).
+
+        With `caches`, what they hold was read before: it is what is told at first, and then one patch after the other.
         """
         start = caches[0].length if caches else 0
-        x = self.class_embed(label)[:, None]  # (B, 1, D)
+        x = told[:, None]  # (B, 1, D)
         if symbols.shape[1]:
             offset = torch.arange(self.symbols, device=symbols.device) * self.vocabulary
             tokens = self.token_embed(symbols + offset).sum(dim=2) + x  # (B, T, D)
             x = tokens if start else torch.cat([x, tokens], dim=1)  # (B, 1 + T, D)
         if self.pos_embed is not None:
             x = self.pos_embed(x, start)
-        rotate = partial(self.rotary, start=start) if self.rotary is not None else None
+        rotate = self.rotary.at(start, x.shape[1]) if self.rotary is not None else None
         for index, block in enumerate(self.blocks):
             x = block(x, rotate=rotate, caches=(caches[index], None) if caches else None)
         return self.norm(x)
 
     def tokenize(self, image: Tensor) -> Tensor:
         """Map images (B, 1, height, width) of levels to symbols (B, N, K), in reading order."""
+        return (self.units(image).long() * self.weights(image.device)).sum(dim=-1)
+
+    def units(self, image: Tensor) -> Tensor:
+        """Cut images (B, 1, height, width) into the pixels (B, N, K, unit²) of their symbols."""
         inside = self.side // self.unit
-        units = rearrange(
-            image.long(), "b 1 (h p k) (w q l) -> b (h w) (p q) (k l)", p=inside, q=inside, k=self.unit, l=self.unit
+        return rearrange(
+            image, "b 1 (h p k) (w q l) -> b (h w) (p q) (k l)", p=inside, q=inside, k=self.unit, l=self.unit
         )
-        return (units * self.weights(image.device)).sum(dim=-1)
 
     def pixels(self, symbols: Tensor) -> Tensor:
         """Map symbols (B, T, K) to the levels (B, T, K, unit²) of their pixels."""
@@ -178,10 +203,10 @@ class PixelDecoder(nn.Module):
             k=self.unit,
         )
 
-    def patch(self, symbols: Tensor) -> Tensor:
-        """Map the symbols (B, 1, K) of one patch to its levels (B, side, side)."""
+    def assemble(self, pixels: Tensor) -> Tensor:
+        """Put the pixels (B, 1, K, unit²) of one patch where they belong in it (B, side, side)."""
         inside = self.side // self.unit
-        return rearrange(self.pixels(symbols), "b 1 (p q) (k l) -> b (p k) (q l)", p=inside, k=self.unit)
+        return rearrange(pixels, "b 1 (p q) (k l) -> b (p k) (q l)", p=inside, k=self.unit)
 
     def around(self, image: Tensor) -> Tensor:
         """Return the pixels (B, N, P) of the patches around each that are drawn before it; 0 beyond the edge."""
@@ -215,59 +240,150 @@ class PixelDecoder(nn.Module):
         label: Tensor,
         noise: Tensor,
         *,
+        prompt: Tensor | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
         guidance: float = 1.0,
     ) -> Iterator[Tensor]:
-        """Draw images (B, 1, height, width) of levels for `label` (B,), and yield them after each patch.
+        """Draw images (B, 1, height, width) of levels for what is told, and yield them after each patch.
 
         `noise` (B, N, K), even in [0, 1), is all that chance has a say in: equal noise gives equal images. What is
         yielded is one tensor that goes on being drawn. `temperature` divides the logits; `top_k` and `top_p` keep the
         likeliest symbols, so many or of so much probability. `guidance` above 1 goes from what is said without a class
         towards, and beyond, what is said with it, at twice the cost.
         """
-        count, guided = len(label), guidance != 1
-        margin = REACH * self.side
+        told, guided = self.condition(label, prompt), guidance != 1
         if guided:
-            label = torch.cat([label, torch.full_like(label, self.none)])
-        caches = [Cache(self.length) for _ in self.blocks]
-        image = torch.zeros(count, 1, self.rows * self.side, self.rows * self.side, device=label.device)
-        canvas = self.canvas(image)  # (B, 1, margin + height, margin + width + margin)
-        canvas.zero_()
-        symbols = noise.new_empty(len(label), 0, self.symbols, dtype=torch.long)
+            told = torch.cat([told, self.condition(torch.full_like(label, self.none))])
+        drawing = Drawing(self, told)
         for place in range(self.length):
-            row, col = (place // self.rows * self.side, place % self.rows * self.side)
-            x = self.read(symbols, label, caches)  # (B, 1, D)
-            if self.symbols > 1:
-                height, width = self.kernel
-                seen = canvas[:, :, row : row + height, col : col + width].flatten(1)[:, None]  # (B, 1, P)
-                seen = torch.cat([seen, seen]) if guided else seen
-                context = self.inner.context(x, self.window(seen))
-            chosen = noise.new_zeros(len(label), 1, self.symbols, dtype=torch.long)
             for turn in range(self.symbols):
-                if self.symbols == 1:
-                    logits = self.head(x)[:, 0]  # (B, V)
-                else:
-                    logits = self.inner(context, self.before(chosen)[:, :, turn : turn + 1], turn)[:, 0, 0]  # (B, V)
+                logits = drawing.logits()  # (B, V), or (2B, V)
                 if guided:
-                    told, untold = logits.chunk(2)
-                    logits = untold + guidance * (told - untold)
+                    with_class, without = logits.chunk(2)
+                    logits = without + guidance * (with_class - without)
                 one = sample(logits / temperature, noise[:, place, turn], top_k=top_k, top_p=top_p)  # (B,)
-                chosen[:, 0, turn] = torch.cat([one, one]) if guided else one
-            symbols = chosen
-            patch = self.patch(chosen[:count])  # (B, side, side)
-            image[:, 0, row : row + self.side, col : col + self.side] = patch
-            canvas[:, 0, margin + row : margin + row + self.side, margin + col : margin + col + self.side] = (
-                patch * 2 - 1
-            )
-            yield image
+                drawing.put(one.repeat(2) if guided else one)
+            yield drawing.image[: len(label)]
 
     @torch.no_grad()
     def generate(self, label: Tensor, noise: Tensor, **choice: Any) -> Tensor:
         """Draw images (B, 1, height, width) at once; see `draw`."""
         *_, image = self.draw(label, noise, **choice)
         return image
+
+    @torch.no_grad()
+    def complete(self, image: Tensor, known: Tensor, label: Tensor, chance: torch.Generator, particles: int) -> Tensor:
+        """Draw what is not `known` (height, width) of one image (1, height, width), for each of `label` (B,).
+
+        What is known after a place, in reading order, has a say in what is drawn there, but the model knows the law of
+        what comes after alone. So each completion is chosen among `particles`, by sequential Monte Carlo: they are
+        drawn together, weighed by the probability that they give to known pixels, and drawn anew in proportion to
+        their weights when few of them carry most of it. With more particles the law of the completions comes as near
+        as wished to the model's own (Doucet and Johansen 2009,
+        https://www.stats.ox.ac.uk/~doucet/doucet_johansen_tutorialPF2011.pdf); where nothing known comes after what is
+        drawn, it is the model's own with one.
+
+        Returns:
+            images (B, 1, height, width), with what is known in place.
+        """
+        told = self.condition(label).repeat_interleave(particles, dim=0)
+        drawing = Drawing(self, told)
+        group = torch.arange(len(label))[:, None] * particles  # (B, 1)
+        weight = told.new_zeros(len(label), particles, dtype=torch.double)  # log
+        every = self.pixels(torch.arange(self.vocabulary))  # (V, unit²)
+        levels, fixed = self.units(image[None])[0], self.units(known[None, None])[0].bool()  # (N, K, unit²)
+        for place in range(self.length):
+            for turn in range(self.symbols):
+                fits = ((every == levels[place, turn]) | ~fixed[place, turn]).all(dim=-1)  # (V,)
+                law = drawing.logits().log_softmax(dim=-1).masked_fill(~fits, -torch.inf)  # (B · P, V)
+                if not fits.all():
+                    weight = weight + law.logsumexp(dim=-1).view_as(weight)
+                    share = weight.softmax(dim=-1)
+                    poor = 1 / share.square().sum(dim=-1, keepdim=True) < particles / 2  # (B, 1)
+                    kept = (group + torch.where(poor, systematic(share, chance), torch.arange(particles))).flatten()
+                    drawing.keep(kept)
+                    law, weight = law[kept], weight.masked_fill(poor, 0)
+                drawing.put(sample(law, torch.rand(len(law), generator=chance)))
+        kept = group + weight.softmax(dim=-1).multinomial(1, generator=chance)
+        return drawing.image[kept.flatten()]
+
+    @torch.no_grad()
+    def stepwise(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return the logits of `forward` (B, N, K, V) as they are when the images are drawn, symbol after symbol."""
+        drawing, said = Drawing(self, self.condition(label)), []
+        for symbol in self.tokenize(image).flatten(1).unbind(1):
+            said.append(drawing.logits())
+            drawing.put(symbol)
+        return torch.stack(said, dim=1).unflatten(1, (self.length, self.symbols))
+
+
+class Drawing:
+    """Images under way: `logits` says what is expected of the next symbol, and `put` sets it.
+
+    What was drawn is read once, and kept in caches that are as long as an image from the beginning.
+
+    Args:
+        model: who draws.
+        told: what is to be drawn (B, D).
+    """
+
+    def __init__(self, model: PixelDecoder, told: Tensor) -> None:
+        self.model, self.told = model, told
+        self.caches = [Cache(model.length) for _ in model.blocks]
+        self.image = told.new_zeros(len(told), 1, model.rows * model.side, model.rows * model.side)
+        self.canvas = torch.zeros_like(model.canvas(self.image))  # with its margin; 0 where nothing is drawn
+        self.patch = told.new_zeros(len(told), 0, model.symbols, dtype=torch.long)  # the last one
+        self.symbols: list[Tensor] = []  # (B,) each, of the next one
+        self.place = 0  # of the next one
+        self.pixels = model.pixels(torch.arange(model.vocabulary, device=told.device)).to(told.dtype)  # (V, unit²)
+        if model.symbols > 1:  # what a symbol, and its place, has to say to those after it
+            weight = model.inner.before.weight.unflatten(1, (model.symbols, -1))  # (H, K, unit²)
+            said = torch.einsum("hkp,vp->kvh", weight, self.pixels * 2 - 1)[:-1]  # (K - 1, V, H)
+            self.said = (said + model.inner.place.weight.diff(dim=0)[:, None]).unbind()
+
+    def logits(self) -> Tensor:
+        """Return the logits (B, V) of the next symbol."""
+        model = self.model
+        if not self.symbols:
+            x = model.read(self.patch, self.told, self.caches)  # (B, 1, D)
+            if model.symbols == 1:
+                return model.head(x)[:, 0]
+            context = model.inner.context(x, model.window(self.seen().flatten(1)[:, None]))  # (B, 1, H)
+            self.hidden = context[:, 0] + model.inner.place.weight[0]  # (B, H)
+        return model.inner.answer(self.hidden)
+
+    def put(self, symbol: Tensor) -> None:
+        """Set the next symbol (B,); after the last one of a patch, draw it."""
+        self.symbols.append(symbol)
+        if len(self.symbols) < self.model.symbols:
+            self.hidden = self.hidden + F.embedding(symbol, self.said[len(self.symbols) - 1])
+            return
+        self.patch, self.symbols = torch.stack(self.symbols, dim=1)[:, None], []  # (B, 1, K)
+        pixels, side, margin = self.model.assemble(self.pixels[self.patch]), self.model.side, REACH * self.model.side
+        row, col = self.corner()
+        self.image[:, 0, row : row + side, col : col + side] = pixels
+        self.canvas[:, 0, margin + row : margin + row + side, margin + col : margin + col + side] = pixels * 2 - 1
+        self.place += 1
+
+    def corner(self) -> tuple[int, int]:
+        row, col = divmod(self.place, self.model.rows)
+        return row * self.model.side, col * self.model.side
+
+    def seen(self) -> Tensor:
+        """Return the window (B, height, width) of the canvas that ends with the next patch, in its last row."""
+        (row, col), (height, width) = self.corner(), self.model.kernel
+        return self.canvas[:, 0, row : row + height, col : col + width]
+
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with the images `chosen` (B',), each as often as it is named."""
+        self.told, self.image, self.canvas = self.told[chosen], self.image[chosen], self.canvas[chosen]
+        self.patch, self.symbols = self.patch[chosen], [symbol[chosen] for symbol in self.symbols]
+        if self.model.symbols > 1:
+            self.hidden = self.hidden[chosen]
+        for cache in self.caches:
+            cache.keep(chosen)
 
 
 def sample(logits: Tensor, noise: Tensor, *, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -284,4 +400,11 @@ def sample(logits: Tensor, noise: Tensor, *, top_k: int | None = None, top_p: fl
             kept[:, top_k:] = False
         law = torch.zeros_like(law).scatter(1, order, sorted_law * kept)
     total = law.cumsum(dim=-1)
-    return (total <= noise[:, None] * total[:, -1:]).sum(dim=-1).clamp_max(logits.shape[-1] - 1)
+    return torch.searchsorted(total, noise[:, None] * total[:, -1:], right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+
+
+def systematic(share: Tensor, chance: torch.Generator) -> Tensor:
+    """Choose P of P particles by their shares (B, P), each nearly as often as its share says; return which (B, P)."""
+    count = share.shape[1]
+    steps = (torch.arange(count) + torch.rand(len(share), 1, generator=chance, dtype=share.dtype)) / count
+    return torch.searchsorted(share.cumsum(dim=-1), steps).clamp_max(count - 1)

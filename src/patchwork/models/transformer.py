@@ -40,6 +40,11 @@ class Cache:
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with the samples `chosen` (B',) of those so far."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[chosen], self.values[chosen]
+
 
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
@@ -84,10 +89,11 @@ class Attention(nn.Module):
             if cache is not None:
                 key, value = cache.append(key, value)
         x = self.attend(query, key, value, mask)  # (B, H, T, D/H)
-        return self.proj(rearrange(x, "b h t d -> b t (h d)"))  # (B, T, D)
+        return self.proj(x.transpose(1, 2).flatten(2))  # (B, T, D)
 
     def heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b t (h d) -> b h t d", h=self.num_heads)
+        # einops would be felt here, in a step of drawing
+        return x.view(*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads).transpose(1, 2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         targets, sources = query.shape[2], key.shape[2]
@@ -296,14 +302,23 @@ class AxialRotary(nn.Module):
         row, col = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
         angle = torch.cat([axis.flatten()[:, None] * frequency for axis in (row, col)], dim=-1)  # (N, D/2)
         angle = torch.cat([torch.zeros(prefix, angle.shape[1]), angle])  # (prefix + N, D/2)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        # pairs (a, b), half a head apart, turn in their plane: (a cos - b sin, b cos + a sin)
+        self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], dim=-1), persistent=False)
+        self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], dim=-1), persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Rotate `x` (B, H, T, D) by the angles of positions `start` to `start + T`."""
-        cos, sin = (angle[start : start + x.shape[2]] for angle in (self.cos, self.sin))
-        a, b = x.chunk(2, dim=-1)  # pairs (a, b) turn in their plane
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate `x` (B, H, T, D) by the angles of the first T positions."""
+        return self.at(0, x.shape[2])(x)
+
+    def at(self, start: int, count: int) -> Callable[[Tensor], Tensor]:
+        """Return the rotation of `count` positions from `start` on."""
+        cos, sin = self.cos.narrow(0, start, count), self.sin.narrow(0, start, count)
+
+        def rotate(x: Tensor) -> Tensor:
+            a, b = x.chunk(2, dim=-1)
+            return x * cos + torch.cat([b, a], dim=-1) * sin
+
+        return rotate
 
 
 def initialise(model: nn.Module) -> None:

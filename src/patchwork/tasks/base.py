@@ -65,7 +65,8 @@ class Task(pl.LightningModule):
     A child gives `step`, `metrics` and `samples`. It names in `needs` what a batch must hold and in `calls` the methods
     it calls on its model with their arguments, so that data or a model that don't fit are found before anything runs.
     For the auditor it names the `probes` that apply to it, and gives `outputs` and `chance`; where the model writes
-    token after token, and `causal` and `cache` are among the probes, also `tokens`, `logits` and `written`.
+    token after token, and `causal` and `cache` are among the probes, also `tokens`, `logits`, `written` and
+    `stepwise`.
 
     Args:
         model: the network.
@@ -146,6 +147,10 @@ class Task(pl.LightningModule):
 
     def written(self, batch: Batch) -> Tensor:
         """Write tokens (B, T) as the model does, the likeliest each time."""
+        raise NotImplementedError
+
+    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """Return what `logits` does, computed as in writing: one token after the other, the past from caches."""
         raise NotImplementedError
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:

@@ -9,27 +9,35 @@ from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from patchwork.data.stream import generator
+from patchwork.errors import ConfigError
 from patchwork.models.pixel_decoder import PixelDecoder
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task
 
+Share = Annotated[float, Interval(ge=0, le=1)]
+
 
 class Pixels(Task):
-    """Learn p(image) and p(image | class) with one model.
+    """Learn p(image), p(image | class) and p(image | prompt) with one model.
 
     Measured are `nll`, −log p(image) in nats an image, `class_nll`, −log p(image | class), and the first in
     `bits_per_pixel`. They are exact, and need nothing but the model's own probabilities.
 
     Args:
-        unlabelled: share of training images whose class is not told.
+        unlabelled, prompted: share of training images of which nothing is told, and of those told by a prompt; of the
+            rest the class is told.
     """
 
-    needs: ClassVar = ("image", "label")
+    needs: ClassVar = ("image", "label", "prompt")
     calls: ClassVar = {"log_likelihood": ("image", "label")}
     probes: ClassVar = (*PROBES, "causal", "cache")
 
-    def __init__(self, *, unlabelled: Annotated[float, Interval(ge=0, le=1)], **task: Any) -> None:
-        self.unlabelled = unlabelled
+    def __init__(self, *, unlabelled: Share, prompted: Share, **task: Any) -> None:
         super().__init__(**task)
+        if prompted and cast(PixelDecoder, self.model).text is None:
+            raise ConfigError(f"task.prompted={prompted} needs a model that reads: set model.text_depth, or 0 here")
+        if unlabelled + prompted > 1:
+            raise ConfigError(f"task.prompted={prompted} is too much beside task.unlabelled={unlabelled}: both share 1")
+        self.unlabelled, self.prompted = unlabelled, prompted
 
     def metrics(self) -> dict[str, Metric]:
         return {"nll": MeanMetric(), "class_nll": MeanMetric(), "bits_per_pixel": MeanMetric()}
@@ -40,8 +48,10 @@ class Pixels(Task):
         model = cast(PixelDecoder, self.model)
         none, pixels = torch.full_like(label, model.none), image[0].numel()
         if split == "train":
-            label = torch.where(torch.rand(label.shape, device=label.device) < self.unlabelled, none, label)
-            return -model.log_likelihood(image, label).mean() / pixels
+            chance = torch.rand(label.shape, device=label.device)
+            spoken = (chance >= self.unlabelled) & (chance < self.unlabelled + self.prompted)
+            label = torch.where(chance < self.unlabelled, none, label)
+            return -model.log_likelihood(image, label, batch["prompt"] * spoken[:, None]).mean() / pixels
         nll, class_nll = (-model.log_likelihood(image, told) for told in (none, label))
         self.measure(split, nll=(nll,), class_nll=(class_nll,), bits_per_pixel=(nll / pixels / math.log(2),))
         return nll.mean() / pixels
@@ -53,9 +63,15 @@ class Pixels(Task):
         return cast(PixelDecoder, self.model).tokenize(batch["image"]).flatten(1)  # (B, N · K)
 
     def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        return cast(PixelDecoder, self.model)(self.picture(batch, tokens), batch["label"]).flatten(1, 2)
+
+    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
         model = cast(PixelDecoder, self.model)
-        image = model.picture(tokens.unflatten(1, (-1, model.symbols))).to(batch["image"].dtype)
-        return model(image, batch["label"]).flatten(1, 2)  # (B, N · K, V)
+        return model.stepwise(self.picture(batch, tokens), batch["label"]).flatten(1, 2)  # (B, N · K, V)
+
+    def picture(self, batch: Batch, tokens: Tensor) -> Tensor:
+        model = cast(PixelDecoder, self.model)
+        return model.picture(tokens.unflatten(1, (-1, model.symbols))).to(batch["image"].dtype)
 
     def written(self, batch: Batch) -> Tensor:
         model = cast(PixelDecoder, self.model)

@@ -7,12 +7,14 @@
 import math
 from typing import ClassVar
 
+import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from patchwork.models import EncoderDecoder
+from patchwork.models.transformer import Cache
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, Share
 
@@ -76,6 +78,12 @@ class Seq2Seq(Task):
 
     def written(self, batch: Batch) -> Tensor:
         return self.model.generate(batch["image"])  # (B, T)
+
+    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
+        memory = self.model.encode(batch["image"])  # (B, N, D)
+        caches = [(Cache(tokens.shape[1]), Cache(memory.shape[1])) for _ in self.model.decoder]
+        read = F.pad(tokens[:, :-1], (1, 0), value=self.model.start).split(1, dim=1)
+        return torch.cat([self.model.decode(memory, token, caches) for token in read], dim=1)  # (B, T, V)
 
     def chance(self, batch: Batch) -> float:
         return math.log(self.model.finish + 1)
