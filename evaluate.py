@@ -1,4 +1,7 @@
-"""Evaluate a finished run again on the held-out split: `python evaluate.py run=outputs/seq2seq/encoder_decoder/…`."""
+"""Evaluate a finished run again on the held-out split: `python evaluate.py run=outputs/seq2seq/encoder_decoder/…`.
+
+A generator also gets its scorecard: `python evaluate.py run=outputs/pixels/… judge=outputs/classify/vit/…`.
+"""
 
 from omegaconf import DictConfig
 
@@ -7,7 +10,7 @@ from patchwork.cli import command
 
 @command("evaluate")
 def main(config: DictConfig) -> None:
-    from patchwork.run import evaluate
+    from patchwork.evaluate import evaluate
 
     evaluate(config)
 

@@ -47,7 +47,7 @@ from patchwork.checkpoints import (
     weights_sha256,
     write_bytes,
 )
-from patchwork.config import check, one_line, unknown
+from patchwork.config import check, one_line
 from patchwork.data import Part, Stream
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
 from patchwork.folder import (
@@ -212,19 +212,6 @@ def train(config: DictConfig) -> None:
         write_manifest(folder, {**manifest, "status": "finished"})
         tell(folder, manifest, samples)
     keep_lock.close()
-
-
-def evaluate(config: DictConfig) -> None:
-    """Measure a run's test split again, and say whether its figures are those of the manifest."""
-    for key in set(config) - {"run"}:
-        raise unknown(str(key), config[key], "the configuration", ["run"])
-    if OmegaConf.is_missing(config, "run") or not config.run:
-        raise ConfigError("run is missing: name a run's folder, as run=outputs/seq2seq/encoder_decoder/…")
-    run = Run.load(Path(str(config.run)))
-    kept = run.manifest.get("metrics", {})
-    for name, value in run.evaluate().items():
-        note = "" if name not in kept else "as before" if kept[name] == value else f"was {kept[name]:.6f}"
-        print(f"{name:<28} {value:.6f}  {note}".rstrip())
 
 
 def started() -> float:

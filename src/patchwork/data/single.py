@@ -20,7 +20,7 @@ class Single(Handwriting):
         val_size, test_size: digits to measure on; all where there are fewer.
     """
 
-    gives = ("image", "label")
+    gives: tuple[str, ...] = ("image", "label")
 
     def __init__(self, *, image_size: PositiveInt = 28, **handwriting: object) -> None:
         super().__init__(**handwriting)  # type: ignore[arg-type]
