@@ -3,6 +3,8 @@
 1. Time from the command to the first training step, beside the time to import torch and Lightning alone.
 2. A training step under the Trainer, with logging, progress bar and checkpoints, beside a plain PyTorch loop of it.
 3. Making a batch, beside a training step.
+4. Drawing digits from caches, beside reading all that is drawn again for every patch, with the same weights and noise;
+   and beside what the counted operations and bytes would take at the speed that this machine multiplies and copies.
 
 Each pair is measured in turns, several times, and the median of the ratios is told: machines are noisy, pairs less so.
 """
@@ -132,16 +134,70 @@ def steps() -> tuple[Callable[[], float], Callable[[], float], Callable[[], floa
     return under_the_trainer, plain, batch
 
 
+def drawing(size: int, *settings: str) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
+    """Return three measures in milliseconds, of drawing `size` images: from caches, without, and the least possible."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from patchwork.models.pixel_decoder import Drawing, PixelDecoder, sample
+    from patchwork.run import build
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        model = build(compose("train", ["task=pixels", "digits=uci", *settings]))[1].model.eval()
+    assert isinstance(model, PixelDecoder)
+    label = torch.arange(size) % model.none
+    noise = torch.rand(size, model.length, model.symbols)
+
+    class Again(Drawing):
+        """Read everything again before each patch."""
+
+        def read(self) -> torch.Tensor:
+            done = [*getattr(self, "done", []), *([self.patch] if self.place else [])]
+            self.done = done
+            return model.read(torch.cat(done, dim=1) if done else self.patch, self.told)[:, -1:]
+
+    @torch.no_grad()
+    def draw(kind: type[Drawing]) -> torch.Tensor:
+        drawn = kind(model, model.condition(label))
+        for place in range(model.length):
+            for turn in range(model.symbols):
+                drawn.put(sample(drawn.logits(), noise[:, place, turn]))
+        return drawn.image
+
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the fused kernel is not counted
+        draw(Drawing)
+    read = sum(parameter.nbytes for parameter in model.parameters()) * model.length
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return (time.perf_counter() - started) * 1e3
+
+    def floor() -> float:
+        square, long = torch.rand(1024, 1024), torch.rand(32 * 2**20)
+        multiply, copy = timed(lambda: square @ square), timed(long.clone)
+        return max(counter.get_total_flops() / (2 * 1024**3) * multiply, read / (2 * long.nbytes) * copy)
+
+    return lambda: timed(lambda: draw(Drawing)), lambda: timed(lambda: draw(Again)), floor
+
+
 def main() -> None:
     starts = in_turns(ROUNDS, start_of_a_run, import_of_libraries)
     under_the_trainer, plain, batch = steps()
     loops = in_turns(ROUNDS, under_the_trainer, plain, batch)
+    drawn = {size: in_turns(ROUNDS, *drawing(size)) for size in (64, 1)}
     print(f"{'':44} {'median':>9} {'beside':>9} {'ratio':>7}")
     rows = [
         ("start to first step / imports alone (s)", starts),
         ("step under the Trainer / plain loop (ms)", [(ours, theirs) for ours, theirs, _ in loops]),
         ("making a batch / plain step (ms)", [(made, step) for _, step, made in loops]),
     ]
+    for size, times in drawn.items():
+        images = f"drawing {size} digits" if size > 1 else "drawing one digit"
+        rows.append((f"{images} / reading all again (ms)", [(ours, again) for ours, again, _ in times]))
+        rows.append((f"{images} / the least possible (ms)", [(ours, least) for ours, _, least in times]))
     for name, pairs in rows:
         ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
         print(f"{name:44} {ours:9.2f} {theirs:9.2f} {ratio(pairs):7.3f}")

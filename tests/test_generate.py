@@ -1,7 +1,9 @@
-"""Drawing with a trained generator: files, seeds, and words that are wrong."""
+"""Drawing with a trained generator: files, seeds, prompts, gaps, and words that are wrong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +27,14 @@ def run(command: Callable[..., int]) -> str:
     return "run=run"
 
 
+def arrays(number: int) -> Any:
+    return np.load(Path("run/generated") / f"{number:03}" / "images.npz")
+
+
 def test_same_seed_draws_the_same(run: str) -> None:
     for seed in (1, 1, 2):
         assert call(generate, [run, "n=5", "classes=[3,7]", f"seed={seed}"]) == 0
-    one, same, other = (np.load(Path("run/generated") / f"00{number}" / "images.npz") for number in range(3))
+    one, same, other = (arrays(number) for number in range(3))
     assert one["images"].shape == (5, 1, 28, 28)
     assert one["labels"].tolist() == [3, 7, 3, 7, 3]
     assert (one["images"] == same["images"]).all()
@@ -38,12 +44,58 @@ def test_same_seed_draws_the_same(run: str) -> None:
         assert film.n_frames > 1  # type: ignore[attr-defined]
 
 
-def test_wrong_words(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
-        ([run, "classes=[12]"], "12 is not a class"),
-        ([run, "top_p=2"], "top_p=2"),
-        (["n=3"], "run is"),
+def test_prompts_say_what_is_drawn(run: str) -> None:
+    assert call(generate, [run, "n=3", "prompt=Show me 2 + four"]) == 0
+    assert call(generate, [run, "n=3", "prompt=Show me 3"]) == 0
+    assert arrays(0)["labels"].tolist() == [6, 6, 6]
+    assert (arrays(0)["images"] != arrays(1)["images"]).any()
+    assert json.loads(Path("run/generated/000/manifest.json").read_text())["digit"] == 6
+
+
+def test_gaps_are_filled_and_nothing_else_is_touched(run: str) -> None:
+    drawn = np.zeros((28, 28), dtype=np.uint8)
+    drawn[4:24, 12:16] = 255
+    Image.fromarray(drawn).save("one.png")
+    hole = np.zeros((28, 28), dtype=np.uint8)
+    hole[10:20, 3:9] = 255
+    Image.fromarray(hole).save("hole.png")
+    for number, words in enumerate(
+        (
+            ["inpaint=0"],
+            ["inpaint=1", "mask=right"],
+            ["inpaint=one.png", "mask=box"],
+            ["inpaint=one.png", "mask=hole.png"],
+        )
     ):
-        assert call(generate, words) == 2
+        assert call(generate, [run, "n=3", "particles=4", *words]) == 0
+        found = arrays(number)
+        known = found["known"].astype(bool)
+        assert found["images"].shape == (3, 1, 28, 28)
+        assert (found["images"][..., known] == found["original"][..., known]).all()
+        assert (found["images"][..., ~known] != found["original"][..., ~known]).any()
+    assert (found["original"][0] == drawn // 255).all()
+    assert (~known == hole.astype(bool)).all()
+
+
+def test_wrong_words(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("text.png").write_text("no picture")
+    Image.new("L", (5, 6)).save("small.png")
+    Image.new("L", (28, 28)).save("black.png")
+    for words, code, said in (
+        ([run, "classes=[12]"], 2, "12 is not a class"),
+        ([run, "top_p=2"], 2, "top_p=2"),
+        (["n=3"], 2, "run is"),
+        ([run, "prompt=draw a cat"], 2, "'cat'"),
+        ([run, "prompt=7 plus 5"], 2, "gives 12"),
+        ([run, "prompt=3", "classes=[3]"], 2, "prompt=3"),
+        ([run, "inpaint=99999"], 2, "inpaint=99999"),
+        ([run, "inpaint=0", "guidance=2"], 2, "guidance"),
+        ([run, "inpaint=none.png"], 3, "inpaint=none.png"),
+        ([run, "inpaint=text.png"], 3, "inpaint=text.png"),
+        ([run, "inpaint=small.png"], 3, "5×6"),
+        ([run, "inpaint=0", "mask=left"], 2, "mask=left"),
+        ([run, "inpaint=0", "mask=black.png"], 2, "nothing to draw"),
+    ):
+        assert call(generate, words) == code
         assert said in capsys.readouterr().err
     assert not Path("run/generated").exists()

@@ -33,9 +33,13 @@ def evaluate(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "run") or not config.run:
         raise ConfigError("run is missing: name a run's folder, as run=outputs/seq2seq/encoder_decoder/…")
     run = Run.load(config.run)
-    if config.judge and not isinstance(run.task, Pixels):
-        raise ConfigError(f"judge={config.judge} is for generators, and run={config.run} is none: leave judge away")
     judge = Run.load(config.judge) if config.judge else None
+    if judge is not None:
+        from patchwork.scorecard import check_judge
+
+        if not isinstance(run.task, Pixels):
+            raise ConfigError(f"judge={config.judge} is for generators, and run={config.run} is none: leave judge away")
+        check_judge(judge, run)
     kept = run.manifest.get("metrics", {})
     for name, value in run.evaluate().items():
         note = "" if name not in kept else "as before" if kept[name] == value else f"was {kept[name]:.6f}"

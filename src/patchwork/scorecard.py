@@ -26,7 +26,7 @@ from patchwork.data.stream import generator
 from patchwork.errors import ConfigError
 from patchwork.models import PixelDecoder
 from patchwork.run import Run, build, same_digits
-from patchwork.tasks import Classify, Pixels
+from patchwork.tasks import Classify
 
 CHUNK = 500  # images at a time
 NEIGHBOURS = 3  # of a feature, for precision and recall
@@ -45,25 +45,24 @@ class Score:
     meaning: str
 
 
-def scorecard(run: Run, judge: Run | None, count: int) -> Iterator[Score]:
-    """Measure a generator on the test digits, and on `count` digits that it draws.
+def check_judge(judge: Run, run: Run) -> None:
+    """Check that a run can judge what another one draws.
 
     Raises:
-        ConfigError: if the run is no generator, or the judge no classifier of the same classes with features.
-        DataError: if the digits found here are not those of the runs.
+        ConfigError: if it is no classifier with features, of the same classes.
+        DataError: if the digits found here are not those that it was trained on.
     """
-    model, data = run.model, run.data
-    if not (isinstance(run.task, Pixels) and isinstance(model, PixelDecoder) and isinstance(data, Drawings)):
-        raise ConfigError(f"run={run.folder} is of {type(model).__name__}, which draws nothing: judge is not for it")
-    if judge is not None and not (isinstance(judge.task, Classify) and hasattr(judge.model, "features")):
+    if not (isinstance(judge.task, Classify) and hasattr(judge.model, "features")):
         raise ConfigError(f"judge={judge.folder} is no run of task=classify with model=vit, which a judge is")
-    for one in (run, judge):
-        if one is not None:
-            one.data.prepare_data()
-            same_digits(one.manifest, one.data)
-    if judge is not None and cast(Classify, judge.task).num_classes != model.none:
+    if judge.task.num_classes != cast(PixelDecoder, run.model).none:
         raise ConfigError(f"judge={judge.folder} knows other classes than run={run.folder}")
-    model.eval()
+    judge.data.prepare_data()
+    same_digits(judge.manifest, judge.data)
+
+
+def scorecard(run: Run, judge: Run | None, count: int) -> Iterator[Score]:
+    """Measure a generator, whose data is loaded, on the test digits and on `count` digits that it draws."""
+    model, data = cast(PixelDecoder, run.model.eval()), cast(Drawings, run.data)
     yield Score("parameters", sum(p.numel() for p in model.parameters()), None, "of the generator")
     yield from likelihood(model, data)
     label = torch.arange(count) % model.none

@@ -347,12 +347,16 @@ class Drawing:
         """Return the logits (B, V) of the next symbol."""
         model = self.model
         if not self.symbols:
-            x = model.read(self.patch, self.told, self.caches)  # (B, 1, D)
+            x = self.read()  # (B, 1, D)
             if model.symbols == 1:
                 return model.head(x)[:, 0]
             context = model.inner.context(x, model.window(self.seen().flatten(1)[:, None]))  # (B, 1, H)
             self.hidden = context[:, 0] + model.inner.place.weight[0]  # (B, H)
         return model.inner.answer(self.hidden)
+
+    def read(self) -> Tensor:
+        """Read the last patch, or at first what is told; return what is said of the next one (B, 1, D)."""
+        return self.model.read(self.patch, self.told, self.caches)
 
     def put(self, symbol: Tensor) -> None:
         """Set the next symbol (B,); after the last one of a patch, draw it."""
