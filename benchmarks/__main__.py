@@ -3,7 +3,8 @@
 1. Time from the command to the first training step, beside the time to import torch and Lightning alone.
 2. A training step under the Trainer, with logging, progress bar and checkpoints, beside a plain PyTorch loop of it.
 3. Making a batch, beside a training step.
-4. Drawing digits from caches, beside reading all that is drawn again for every patch, with the same weights and noise;
+4. A training step with fused attention, beside one with attention in plain products.
+5. Drawing digits from caches, beside reading all that is drawn again for every patch, with the same weights and noise;
    and beside what the counted operations and bytes would take at the speed that this machine multiplies and copies.
 
 Each pair is measured in turns, several times, and the median of the ratios is told: machines are noisy, pairs less so.
@@ -134,6 +135,35 @@ def steps() -> tuple[Callable[[], float], Callable[[], float], Callable[[], floa
     return under_the_trainer, plain, batch
 
 
+def attention(*settings: str) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Return two measures in milliseconds: a step of the pixel decoder with fused attention, and with plain products.
+
+    The step is forward and backward, without the optimizer.
+    """
+    import torch
+    from hydra import compose, initialize_config_dir
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from patchwork.run import build, keep_memory
+
+    keep_memory()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        data, task = build(compose("train", ["task=pixels", "digits=uci", *settings]))
+    data.setup()
+    task.train()
+
+    def step(kernel: SDPBackend) -> float:
+        started = time.perf_counter()
+        with sdpa_kernel(kernel):
+            for index in range(WARM):
+                torch.manual_seed(index)
+                task.zero_grad(set_to_none=True)
+                task.step(data.make("train", (0, index), slice(None)), "train").backward()
+        return (time.perf_counter() - started) / WARM * 1e3
+
+    return lambda: step(SDPBackend.FLASH_ATTENTION), lambda: step(SDPBackend.MATH)
+
+
 def drawing(size: int, *settings: str) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
     """Return three measures in milliseconds, of drawing `size` images: from caches, without, and the least possible."""
     import torch
@@ -187,12 +217,14 @@ def main() -> None:
     starts = in_turns(ROUNDS, start_of_a_run, import_of_libraries)
     under_the_trainer, plain, batch = steps()
     loops = in_turns(ROUNDS, under_the_trainer, plain, batch)
+    kernels = in_turns(ROUNDS, *attention())
     drawn = {size: in_turns(ROUNDS, *drawing(size)) for size in (64, 1)}
     print(f"{'':44} {'median':>9} {'beside':>9} {'ratio':>7}")
     rows = [
         ("start to first step / imports alone (s)", starts),
         ("step under the Trainer / plain loop (ms)", [(ours, theirs) for ours, theirs, _ in loops]),
         ("making a batch / plain step (ms)", [(made, step) for _, step, made in loops]),
+        ("step with fused attention / plain (ms)", kernels),
     ]
     for size, times in drawn.items():
         images = f"drawing {size} digits" if size > 1 else "drawing one digit"

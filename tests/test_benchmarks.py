@@ -15,5 +15,7 @@ def test_steps_and_batches_are_measured(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bench, "SETTINGS", [*bench.SETTINGS, "data.train_size=256"])
     for pair in bench.in_turns(1, *bench.steps()):
         assert all(measured > 0 for measured in pair)
+    for pair in bench.in_turns(1, *bench.attention("model=pixel_decoder_tiny")):
+        assert all(measured > 0 for measured in pair)
     for times in bench.in_turns(1, *bench.drawing(2, "model=pixel_decoder_tiny")):
         assert all(measured > 0 for measured in times)

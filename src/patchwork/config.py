@@ -5,6 +5,7 @@ what values are allowed. So a model or a task states its configuration once, in 
 only be what this package itself defines, in the room where it belongs.
 """
 
+import builtins
 import difflib
 import importlib
 import inspect
@@ -134,7 +135,8 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
 
 def said(fault: Mapping[str, Any]) -> str:
     """Say what pydantic finds wrong, and where in a list or group."""
-    place = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or str(part).isidentifier())
+    parts = [str(part) for part in fault["loc"] if isinstance(part, int) or str(part).isidentifier()]
+    place = ".".join(part for part in parts if part not in vars(builtins))  # as the types of a union are
     return f"{place} {fault['msg'].replace('Input', 'it')}".strip() if place else fault["msg"].replace("Input", "it")
 
 

@@ -55,6 +55,16 @@ def test_measures_are_the_models_likelihood() -> None:
     assert found["test/loss"] == pytest.approx(alone / 64)
 
 
+@torch.no_grad()
+def test_rounding_in_training_does_not_reach_what_is_measured() -> None:
+    exact, rounded = task(), task()
+    exact.evaluate(batch(), "test")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded.step(batch(), "train")
+        rounded.evaluate(batch(), "test")
+    assert exact.on_test.compute() == rounded.on_test.compute()
+
+
 @pytest.mark.parametrize(("unlabelled", "trained"), [(0.0, [0, 1, 2]), (1.0, [3])])
 def test_classes_are_told_as_often_as_wanted(unlabelled: float, trained: list[int]) -> None:
     subject = task(unlabelled)

@@ -45,7 +45,9 @@ class InnerHead(nn.Module):
         self.around = nn.Linear(seen, hidden, bias=False)
         self.before = nn.Linear(patch, hidden, bias=False)
         self.place = LearnedPositions(length=symbols, embed_dim=hidden)
-        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.mlp = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )  # faster than GELU where little is done
         self.head = nn.Linear(hidden, vocabulary)
 
     def context(self, x: Tensor, around: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ class PixelDecoder(nn.Module):
         if prompt is None or self.text is None:
             return told
         spoken = prompt[:, 0].nonzero()[:, 0]
-        return told.index_put((spoken,), self.text(prompt[spoken]))
+        return told.index_put((spoken,), self.text(prompt[spoken]).to(told.dtype))
 
     def read(self, symbols: Tensor, told: Tensor, caches: list[Cache] | None = None) -> Tensor:
         """Say of what is told (B, D) and of each patch (B, T, K) what is to follow: (B, 1 + T, D).
@@ -234,7 +236,7 @@ class PixelDecoder(nn.Module):
         earlier = torch.ones(self.symbols, self.symbols, device=symbols.device).tril(-1)
         return (pixels[:, :, None] * earlier[..., None]).flatten(3)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(
         self,
         label: Tensor,
@@ -257,23 +259,25 @@ class PixelDecoder(nn.Module):
         if guided:
             told = torch.cat([told, self.condition(torch.full_like(label, self.none))])
         drawing = Drawing(self, told)
-        for place in range(self.length):
-            for turn in range(self.symbols):
+        for patch in noise.unbind(1):
+            for chance in patch.unbind(1):
                 logits = drawing.logits()  # (B, V), or (2B, V)
                 if guided:
                     with_class, without = logits.chunk(2)
                     logits = without + guidance * (with_class - without)
-                one = sample(logits / temperature, noise[:, place, turn], top_k=top_k, top_p=top_p)  # (B,)
+                if temperature != 1:
+                    logits = logits / temperature
+                one = sample(logits, chance, top_k=top_k, top_p=top_p)  # (B,)
                 drawing.put(one.repeat(2) if guided else one)
             yield drawing.image[: len(label)]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, label: Tensor, noise: Tensor, **choice: Any) -> Tensor:
         """Draw images (B, 1, height, width) at once; see `draw`."""
         *_, image = self.draw(label, noise, **choice)
         return image
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def complete(self, image: Tensor, known: Tensor, label: Tensor, chance: torch.Generator, particles: int) -> Tensor:
         """Draw what is not `known` (height, width) of one image (1, height, width), for each of `label` (B,).
 
@@ -309,7 +313,7 @@ class PixelDecoder(nn.Module):
         kept = group + weight.softmax(dim=-1).multinomial(1, generator=chance)
         return drawing.image[kept.flatten()]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def stepwise(self, image: Tensor, label: Tensor) -> Tensor:
         """Return the logits of `forward` (B, N, K, V) as they are when the images are drawn, symbol after symbol."""
         drawing, said = Drawing(self, self.condition(label)), []

@@ -85,7 +85,7 @@ class Attention(nn.Module):
             key, value = self.key_value(x if context is None else context).chunk(2, dim=-1)
             key, value = self.heads(key), self.heads(value)  # (B, H, S, D/H)
             if rotate is not None:
-                query, key = rotate(query), rotate(key)
+                query, key = rotate(torch.cat([query, key], dim=1)).chunk(2, dim=1)
             if cache is not None:
                 key, value = cache.append(key, value)
         x = self.attend(query, key, value, mask)  # (B, H, T, D/H)
@@ -165,10 +165,8 @@ class Block(nn.Module):
             self.cross_norm = nn.LayerNorm(embed_dim)
             self.cross_attn = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
         self.mlp_norm = nn.LayerNorm(embed_dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim)
-        )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.mlp = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), self.dropout, nn.Linear(hidden, embed_dim))
 
     def forward(
         self,

@@ -52,7 +52,10 @@ class Pixels(Task):
             spoken = (chance >= self.unlabelled) & (chance < self.unlabelled + self.prompted)
             label = torch.where(chance < self.unlabelled, none, label)
             return -model.log_likelihood(image, label, batch["prompt"] * spoken[:, None]).mean() / pixels
-        nll, class_nll = (-model.log_likelihood(image, told) for told in (none, label))
+        with torch.autocast(
+            image.device.type, enabled=False
+        ):  # what is measured is exact, however training was rounded
+            nll, class_nll = (-model.log_likelihood(image, told) for told in (none, label))
         self.measure(split, nll=(nll,), class_nll=(class_nll,), bits_per_pixel=(nll / pixels / math.log(2),))
         return nll.mean() / pixels
 
