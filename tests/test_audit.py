@@ -1,7 +1,6 @@
 """The auditor: every model in `conf/` passes, and each fault that is planted here is found by the probe for it."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchwork.audit import findings
-from patchwork.models import AnchorDetector, EncoderDecoder, FullyConnected, SequenceRegressor, ViT
+from patchwork.models import AnchorDetector, EncoderDecoder, FullyConnected, PixelDecoder, SequenceRegressor, ViT
 from patchwork.models.transformer import Attention, AxialRotary
 from patchwork.run import build
 from patchwork.tasks import Task
@@ -58,6 +57,32 @@ def test_both_kinds_of_matching_pass(matching: str) -> None:
 # --- the originals' faults, planted ----------------------------------------------------------------------------------
 
 
+def over_heads(rotary: AxialRotary) -> None:
+    def rotate(x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=-1)
+        cos, sin = (angle[: x.shape[1], None] for angle in (rotary.cos, rotary.sin))
+        return x * cos + torch.cat([b, a], dim=-1) * sin
+
+    rotary.at = lambda start, count: rotate  # type: ignore[method-assign]
+
+
+def test_rotation_over_the_heads_of_a_generator_is_no_position_at_all() -> None:
+    """Document 002's model of 57 million parameters knew nothing of places: this is why."""
+    torch.manual_seed(0)
+    model = PixelDecoder(image_size=8, num_classes=3, levels=2, embed_dim=16, depth=2).double()
+    torch.nn.init.normal_(model.inner.head.weight)
+    image, label = torch.randint(2, (4, 1, 8, 8)).double(), torch.tensor([0, 1, 2, 3])
+    assert model.rotary is not None
+    with torch.no_grad():
+        rotated = model(image, label)
+        over_heads(model.rotary)
+        wrongly = model(image, label)
+        model.rotary = None
+        without = model(image, label)
+    assert torch.allclose(wrongly, without, atol=1e-12)
+    assert not torch.allclose(rotated, without, atol=1e-3)
+
+
 class Unmasked(SequenceRegressor):
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         return super().forward(image, torch.ones_like(mask))
@@ -70,15 +95,9 @@ def ignored_mask(task: Task) -> None:
 
 def rotated_heads(task: Task) -> None:
     """Rotate over the head axis instead of the positions (document 002): it cancels between queries and keys."""
-
-    def over_heads(rotary: AxialRotary, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, dim=-1)
-        cos, sin = (angle[: x.shape[1], None] for angle in (rotary.cos, rotary.sin))
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
     for module in task.modules():
         if isinstance(module, AxialRotary):
-            module.forward = partial(over_heads, module)  # type: ignore[method-assign]
+            over_heads(module)
 
 
 def dropout_in_evaluation(task: Task) -> None:

@@ -52,6 +52,51 @@ def test_prompts_say_what_is_drawn(run: str) -> None:
     assert json.loads(Path("run/generated/000/manifest.json").read_text())["digit"] == 6
 
 
+def test_how_to_choose_reaches_the_model(run: str) -> None:
+    choices = ("guidance=3", "temperature=0.2", "top_k=2", "top_p=0.3")
+    for words in ("", *choices):
+        assert call(generate, [run, "n=4", "seed=1", *words.split()]) == 0
+    plain, *others = (arrays(number)["images"] for number in range(5))
+    assert all((plain != other).any() for other in others)
+    assert json.loads(Path("run/generated/001/manifest.json").read_text())["guidance"] == 3
+
+
+def test_animation_ends_with_the_sheet(run: str) -> None:
+    assert call(generate, [run, "n=4"]) == 0
+    with Image.open("run/generated/000/drawing.gif") as film, Image.open("run/generated/000/sheet.png") as sheet:
+        film.seek(film.n_frames - 1)  # type: ignore[attr-defined]
+        last = np.asarray(film.convert("L")).astype(int)
+        assert abs(last - np.asarray(sheet).astype(int)).max() <= 2  # of a palette
+        film.seek(0)
+        assert abs(np.asarray(film.convert("L")).astype(int) - last).max() > 100
+
+
+def test_stream_shows_the_digits(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(generate, [run, "n=2", "stream=true"]) == 0
+    assert any("\u2800" < mark <= "\u28ff" for mark in capsys.readouterr().out)
+
+
+def test_what_was_never_learned_is_refused(
+    command: Callable[..., int], run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["digits=uci", "callbacks=none", "data.batch_size=8", "trainer.max_steps=1", "trainer.limit_val_batches=1"]
+    small = ["model=pixel_decoder_tiny", "trainer.limit_test_batches=1", "data.num_classes=5", "data.eval_batch_size=8"]
+    always = ["task.unlabelled=0", "task.prompted=0", "model.text_depth=0", "task.monitor=val/class_nll"]
+    assert command("train", "task=pixels", *few, *small, *always, "folder=told") == 0
+    assert command("train", "task=pixels", *few, *small, "folder=five") == 0
+    for words, said in (
+        (["run=told", "guidance=2"], "guidance"),
+        (["run=told", "inpaint=0"], "name classes"),
+        (["run=told", "prompt=draw 3"], "text_depth is 0"),
+        (["run=five", "prompt=draw 7"], "asks for 7"),
+        (["run=five", "classes=[7]"], "7 is not a class"),
+    ):
+        assert call(generate, words) == 2
+        assert said in capsys.readouterr().err
+    assert call(generate, ["run=told", "inpaint=0", "classes=[3]", "n=1", "particles=2"]) == 0
+    assert call(generate, ["run=five", "n=2", "prompt=7 minus 4"]) == 0
+
+
 def test_gaps_are_filled_and_nothing_else_is_touched(run: str) -> None:
     drawn = np.zeros((28, 28), dtype=np.uint8)
     drawn[4:24, 12:16] = 255
@@ -95,6 +140,9 @@ def test_wrong_words(run: str, capsys: pytest.CaptureFixture[str]) -> None:
         ([run, "inpaint=small.png"], 3, "5×6"),
         ([run, "inpaint=0", "mask=left"], 2, "mask=left"),
         ([run, "inpaint=0", "mask=black.png"], 2, "nothing to draw"),
+        ([run, "mask=box"], 2, "for inpaint"),
+        ([run, "prompt="], 2, "names no digit"),
+        ([run, "prompt=draw #3"], 2, "'#'"),
     ):
         assert call(generate, words) == code
         assert said in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, more: list[str]) ->
     same(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("task", ["classify", "sum", "anchor", "icons"])
+@pytest.mark.parametrize("task", ["classify", "sum", "anchor", "icons", "pixels"])
 def test_every_task_resumes_exactly(tmp_path: Path, task: str) -> None:
     few = ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "data.eval_batch_size=64"]
     size = ["data.batch_size=16", "data.train_size=320", "model.embed_dim=16", "trainer.max_epochs=3"]

@@ -82,7 +82,10 @@ def call(function: Callable[..., None], words: list[str]) -> int:
     """Call a function with the arguments that words `key=value` give it, and return the command's exit code."""
     try:
         function(**check_call(function, words))
-    except PatchworkError as error:
+    except Exception as caught:
+        error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
+        if error is None:
+            raise
         tell(error)
         return error.exit_code
     return 0

@@ -13,7 +13,7 @@ import math
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Interval, MinLen
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +28,9 @@ ICON_CLASSES = {  # outputs of a model of icons, by the task's head and label
     "factored": {"tense": 5, "tense_person": 5 + 3, "combination": 20 + 5 + 3},
 }
 LEVELS = {"gray256": 256}  # of pixels, by the tokens of a generator; others are binary
+PROMPTS = {"words": 55, "length": 16}  # their vocabulary, with no word as the first, and words of one at most
 OmegaConf.register_new_resolver("levels", lambda tokens: LEVELS.get(tokens, 2))
+OmegaConf.register_new_resolver("prompts", lambda size: PROMPTS[size])
 OmegaConf.register_new_resolver("icon_classes", lambda head, label: ICON_CLASSES.get(head, {}).get(label, 1))
 
 ROOMS: dict[str, str | tuple[str, ...]] = {  # top-level key: where its targets are defined
@@ -199,6 +201,10 @@ def check_call(function: Any, words: list[str]) -> dict[str, Any]:
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(one_line(error)) from error
     assert isinstance(given, dict)
+    for word in words:  # a text is taken as it is written, and not as YAML has it
+        key, _, text = word.partition("=")
+        if key in signature(function) and admits_text(signature(function)[key][0]) and text != "null":
+            given[key] = given[key] if isinstance(given[key], int) else text
     for key, (annotation, needed) in signature(function).items():
         if needed and key not in given:
             raise ConfigError(f"{key} is missing: give {key}=…")
@@ -208,6 +214,10 @@ def check_call(function: Any, words: list[str]) -> dict[str, Any]:
         if name not in signature(function):
             raise unknown(str(name), value, "this command", signature(function))
     return {str(key): value for key, value in given.items()}
+
+
+def admits_text(annotation: Any) -> bool:
+    return annotation is str or str in get_args(annotation)
 
 
 def name_of(target: Any) -> str:

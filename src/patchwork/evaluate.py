@@ -1,19 +1,21 @@
 """Measure a finished run again on its test split; a generator also gets its scorecard."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from omegaconf import DictConfig, OmegaConf
-from pydantic import PositiveInt
 
-from patchwork.checkpoints import write_bytes
+from patchwork.checkpoints import weights_sha256, write_bytes
 from patchwork.config import check_value, unknown
 from patchwork.errors import ConfigError
 from patchwork.run import Run
 from patchwork.tasks import Pixels
 
 SCORECARD = "scorecard.json"
-KEYS = {"run": str, "judge": str | None, "samples": PositiveInt}
+KEYS = {"run": str, "judge": str | None, "samples": Annotated[int, Ge(10)]}
 
 
 def evaluate(config: DictConfig) -> None:
@@ -49,25 +51,22 @@ def evaluate(config: DictConfig) -> None:
 
 
 def score(run: Run, judge: Run | None, samples: int) -> None:
-    """Print a generator's scorecard line by line, and keep it in its folder."""
-    from patchwork.scorecard import line, scorecard, table
+    """Print a generator's scorecard line by line, and keep it in its folder as it grows."""
+    from patchwork.scorecard import line, scorecard
 
+    content: dict[str, Any] = {"samples": samples, "weights_sha256": weights_sha256(run.task.state_dict())}
+    if judge is not None:
+        measured = judge.manifest.get("metrics", {}).get("test/accuracy")
+        digest = weights_sha256(judge.task.state_dict())
+        content["judge"] = {"run": str(judge.folder), "weights_sha256": digest, "test/accuracy": measured}
+        print(f"\njudge: {judge.folder}, {measured} of the test digits right, weights {digest[:12]}…")
     print(f"\n  {'scorecard':<24} {'drawn':>10} {'real digits':>12}")
-    scores = []
+    path = Path(run.folder) / SCORECARD
+    content["scores"] = []
     for found in scorecard(run, judge, samples):
         print(line(found), flush=True)
-        scores.append(found)
-    content = {"weights_sha256": run.manifest.get("weights_sha256"), "samples": samples, "scores": table(scores)}
+        content["scores"].append(asdict(found))
+        write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
     if judge is None:
         print("name a run of task=classify as judge=FOLDER to hear what it makes of the drawn digits")
-    else:
-        measured = judge.manifest.get("metrics", {}).get("test/accuracy")
-        content["judge"] = {
-            "run": str(judge.folder),
-            "weights_sha256": judge.manifest.get("weights_sha256"),
-            "test/accuracy": measured,
-        }
-        print(f"judge: {judge.folder}, {measured} of the test digits right")
-    path = Path(run.folder) / SCORECARD
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
     print(f"kept in {path}")

@@ -6,6 +6,7 @@
 3. Write pictures, arrays and `manifest.json` into a new folder below the run's `generated/`.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,14 +31,15 @@ from patchwork.data import Drawings
 from patchwork.data.prompts import understand
 from patchwork.data.stream import generator
 from patchwork.errors import ConfigError, DataError, ResourceError
-from patchwork.figures.braille import braille
+from patchwork.figures.braille import braille, speaks_braille
 from patchwork.models import PixelDecoder
-from patchwork.run import Run, same_digits
+from patchwork.run import Run, keep_memory, same_digits
+from patchwork.tasks import Pixels
 
 ZOOM, MARGIN, GREY = 2, 2, 96  # of a pixel of the sheet; pixels between images, and how bright they are
 FRAME, LAST = 60, 2000  # milliseconds that a frame of the animation stays, and the last one
 MASKS = ("bottom", "right", "box")
-TOGETHER = 512  # particles at a time
+MEMORY = 2**27  # bytes of caches at a time, when an image is completed
 
 
 def generate(
@@ -45,29 +48,29 @@ def generate(
     classes: Annotated[list[NonNegativeInt], MinLen(1)] | None = None,
     prompt: str | int | None = None,
     inpaint: NonNegativeInt | str | None = None,
-    mask: str = "bottom",
+    mask: str | None = None,
     n: PositiveInt | None = None,
     temperature: PositiveFloat = 1.0,
     top_k: PositiveInt | None = None,
     top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0,
     guidance: Annotated[float, Ge(0)] = 1.0,
-    particles: PositiveInt = 64,
+    particles: PositiveInt | None = None,
     seed: NonNegativeInt = 0,
     stream: bool = False,
 ) -> None:
     """Draw `n` images and write them into the run's folder.
 
     They are of `classes` in turn, of all if none are named; or what `prompt` asks for; or completions of `inpaint`, the
-    number of a test digit or a picture's file, where `mask` (bottom, right, box, or a picture that is white there) says
-    what is to be drawn. `temperature`, `top_k`, `top_p` and `guidance` are those of `PixelDecoder.draw`, `particles` of
-    `PixelDecoder.complete`; `stream` shows the drawing live.
+    number of a test digit or a picture's file, where `mask` (bottom if not told, right, box, or a picture that is white
+    there) says what is to be drawn. `temperature`, `top_k`, `top_p` and `guidance` are those of `PixelDecoder.draw`,
+    `particles` (64 if not told) of `PixelDecoder.complete`; `stream` shows the drawing live.
 
     Raises:
         ConfigError: if the run is no generator, settings do not go together, or what is asked for cannot be drawn.
         DataError: if a picture cannot be read.
         ResourceError: if the folder cannot be written.
     """
-    settings = {name: value for name, value in locals().items() if name != "run"}
+    settings: dict[str, Any] = {name: value for name, value in locals().items() if name != "run"}
     if prompt is not None and (classes is not None or inpaint is not None):
         raise ConfigError(f"prompt={prompt} says what to draw: leave classes and inpaint away")
     if inpaint is not None and (temperature, top_k, top_p, guidance, stream) != (1.0, None, 1.0, 1.0, False):
@@ -75,13 +78,20 @@ def generate(
             f"inpaint={inpaint} keeps to the model's own law, and is not streamed: leave temperature, top_k, top_p, "
             "guidance and stream away"
         )
+    if inpaint is None and (mask, particles) != (None, None):
+        raise ConfigError(f"mask={mask}, particles={particles} are for inpaint: name what is to be completed")
     kept = Run.load(Path(run))
-    model = kept.model.eval()
-    if not isinstance(model, PixelDecoder):
+    model, task = kept.model.eval(), kept.task
+    if not (isinstance(model, PixelDecoder) and isinstance(task, Pixels)):
         raise ConfigError(f"run={run} is of {type(model).__name__}, which draws nothing: name a run of task=pixels")
     for kind in classes or []:
         if kind >= model.none:
             raise ConfigError(f"classes={classes}: {kind} is not a class: use 0 to {model.none - 1}")
+    if not task.names_classes and prompt is None and (classes or inpaint is None):
+        raise ConfigError(f"run={run} never learned what classes are: use prompt")
+    if not task.unlabelled and (guidance != 1 or (inpaint is not None and classes is None)):
+        raise ConfigError(f"run={run} never drew without a class: leave guidance away, and name classes with inpaint")
+    keep_memory()
     n = n or (64 if inpaint is None else 8)
     begin = time.perf_counter()
     save: Callable[[Path], None]
@@ -95,27 +105,36 @@ def generate(
         drawing = model.draw(
             label, noise, prompt=words, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
         )
-        frames = [image.byte().clone() for image in (show(drawing, model) if stream else drawing)]
+        frames = [image.byte() for image in (show(drawing, model) if stream else drawing)]
         asked = label if prompt is None else torch.full((n,), settings["digit"])
         save = partial(save_drawing, frames, asked, model.levels)
     else:
-        image, known = subject(inpaint, kept, model), ~masked(mask, model.rows * model.side)
+        settings |= {"mask": mask or "bottom", "particles": particles or 64}
+        image, known = subject(inpaint, kept, model), ~masked(settings["mask"], model.rows * model.side)
         label = torch.tensor((classes or [model.none]) * n)[:n]
         chance = generator("complete", seed)
-        parts = label.split(-(-TOGETHER // particles))
-        drawn = torch.cat([model.complete(image, known, some, chance, particles) for some in parts])
-        save = partial(save_completions, image, known, drawn, model.levels)
+        together = max(1, MEMORY // (settings["particles"] * cache_bytes(model)))
+        drawn = [model.complete(image, known, some, chance, settings["particles"]) for some in label.split(together)]
+        save = partial(save_completions, image, known, torch.cat(drawn), model.levels)
     seconds = time.perf_counter() - begin
     settings |= {"n": n, "weights_sha256": kept.manifest.get("weights_sha256"), "seconds": round(seconds, 3)}
     folder = write(Path(run) / "generated", save, settings)
     print(f"{n} {'images' if inpaint is None else 'completions'} in {seconds:.2f} s, in {folder}")
 
 
+def cache_bytes(model: PixelDecoder) -> int:
+    """Return how much one image's keys and values take."""
+    return 2 * len(model.blocks) * model.length * model.class_embed.weight[0].nbytes
+
+
 def ask(prompt: str, model: PixelDecoder) -> tuple[Tensor, int]:
     """Return the words (1, L) of a prompt, and the digit that it asks for."""
     if model.text is None:
         raise ConfigError(f"prompt={prompt!r}: this run's model reads no prompts, model.text_depth is 0: use classes")
-    return understand(prompt)
+    words, digit = understand(prompt)
+    if digit >= model.none:
+        raise ConfigError(f"prompt={prompt!r} asks for {digit}, which this run never saw: use 0 to {model.none - 1}")
+    return words, digit
 
 
 def subject(inpaint: int | str, kept: Run, model: PixelDecoder) -> Tensor:
@@ -163,6 +182,8 @@ def picture(key: str, path: str, size: int) -> Tensor:
 def show(drawing: Iterator[Tensor], model: PixelDecoder) -> Iterator[Tensor]:
     """Pass a drawing on, and show in Braille as much of it as one line of the terminal holds."""
     live, begin, pixels = sys.stdout.isatty(), time.perf_counter(), 0
+    if not speaks_braille():
+        raise ResourceError("stream=true needs a terminal that shows Braille: set PYTHONIOENCODING=utf-8")
     for image in drawing:
         yield image
         width = shutil.get_terminal_size().columns
@@ -185,13 +206,17 @@ def write(parent: Path, save: Callable[[Path], None], settings: dict[str, Any]) 
         part.mkdir(parents=True)
         save(part)
         (part / "manifest.json").write_text(json.dumps(settings, indent=2) + "\n")
-        for number in range(10**6):
-            if not (target := parent / f"{number:03}").exists():
-                part.rename(target)
+        for number in count():
+            target = parent / f"{number:03}"
+            try:
+                part.rename(target)  # never over a folder that holds something
                 return target
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
         raise AssertionError
     except OSError as error:
-        raise ResourceError(f"{parent} cannot be written: {error.strerror}") from error
+        raise ResourceError(f"{parent} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

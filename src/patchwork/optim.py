@@ -65,7 +65,7 @@ class Muon(Optimizer):
     """Momentum made orthogonal for the hidden matrices, AdamW for the rest (Jordan 2024).
 
     1. Hidden matrices are the weights of linear layers and the filters of convolutions, but for the network's first
-       layer, embeddings and its `head`.
+       layer, embeddings and every `head`.
     2. Nesterov momentum. Filters count as one matrix (out, in · height · width); a linear layer that joins several
        square matrices, as keys with values or an MLP's hidden units, counts as these.
     3. Each update becomes the nearest semi-orthogonal matrix, by five Newton-Schulz steps; all matrices of one shape
@@ -86,8 +86,13 @@ class Muon(Optimizer):
         adamw_betas: Betas,
         adamw_weight_decay: NonNegativeFloat,
     ) -> None:
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-        hidden = [layer.weight for layer in layers[1:] if layer is not getattr(module, "head", None)]
+        kinds = nn.Linear | nn.Conv2d | nn.Embedding
+        layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, kinds)]
+        hidden = [
+            layer.weight
+            for name, layer in layers[1:]
+            if not isinstance(layer, nn.Embedding) and name.rpartition(".")[2] != "head"
+        ]
         muon_ids = {id(weight) for weight in hidden}
         rest = []
         for group in decay_groups(module, adamw_weight_decay):

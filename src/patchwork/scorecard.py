@@ -6,13 +6,14 @@
    features tell how near the law of what is drawn comes to that of real digits.
 4. A classifier of the judge's kind is taught on drawn digits alone and asked about real ones.
 
-Each figure stands beside that of real digits where there is one: of the test digits, or of as many training digits.
+Each figure stands beside that of real digits where there is one: of the test digits, or of as many training digits if
+there are so many.
 """
 
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,15 +24,14 @@ from patchwork.data.digits import Split
 from patchwork.data.handwriting import Handwriting, normalise
 from patchwork.data.prompts import Kind, prompts
 from patchwork.data.stream import generator
-from patchwork.errors import ConfigError
+from patchwork.errors import ConfigError, DataError
 from patchwork.models import PixelDecoder
-from patchwork.run import Run, build, same_digits
-from patchwork.tasks import Classify
+from patchwork.run import Run, build, keep_memory, same_digits
+from patchwork.tasks import Classify, Pixels
 
 CHUNK = 500  # images at a time
 NEIGHBOURS = 3  # of a feature, for precision and recall
 LESSONS = 1200  # steps that a classifier is taught
-COPY = 1e-3  # squared distance up to which two images are one
 ASKED = 1000  # prompts of each kind
 
 
@@ -49,55 +49,72 @@ def check_judge(judge: Run, run: Run) -> None:
     """Check that a run can judge what another one draws.
 
     Raises:
-        ConfigError: if it is no classifier with features, of the same classes.
-        DataError: if the digits found here are not those that it was trained on.
+        ConfigError: if it is no classifier with features, of the same images.
+        DataError: if it was trained on other digits, or those found here are others.
     """
     if not (isinstance(judge.task, Classify) and hasattr(judge.model, "features")):
         raise ConfigError(f"judge={judge.folder} is no run of task=classify with model=vit, which a judge is")
-    if judge.task.num_classes != cast(PixelDecoder, run.model).none:
-        raise ConfigError(f"judge={judge.folder} knows other classes than run={run.folder}")
+    for key in ("num_classes", "image_size"):
+        if judge.config.data[key] != run.config.data[key]:
+            raise ConfigError(
+                f"judge={judge.folder} has data.{key}={judge.config.data[key]}, run={run.folder} has others"
+            )
+    if judge.manifest.get("data_digest") != run.manifest.get("data_digest"):
+        raise DataError(f"judge={judge.folder} was trained on other digits than run={run.folder}")
     judge.data.prepare_data()
     same_digits(judge.manifest, judge.data)
 
 
 def scorecard(run: Run, judge: Run | None, count: int) -> Iterator[Score]:
-    """Measure a generator, whose data is loaded, on the test digits and on `count` digits that it draws."""
-    model, data = cast(PixelDecoder, run.model.eval()), cast(Drawings, run.data)
+    """Measure a generator, whose data is loaded, on the test digits and on `count` digits that it draws.
+
+    What it never learned is left out: images of which nothing is told, classes, or prompts.
+    """
+    keep_memory()
+    task, data = cast(Pixels, run.task.float().eval()), cast(Drawings, run.data)
+    model = cast(PixelDecoder, task.model)
     yield Score("parameters", sum(p.numel() for p in model.parameters()), None, "of the generator")
-    yield from likelihood(model, data)
-    label = torch.arange(count) % model.none
-    drawn = draw(model, label, "scorecard")
+    yield from likelihood(task, data)
     yield from speed(model)
-    yield from nearness(drawn, data)
-    if judge is not None:
-        yield from judged(Judge(judge, model.levels), drawn, label, data)
-        yield from taught(judge, drawn, label, data)
-        if model.text is not None:
-            yield from understood(Judge(judge, model.levels), model)
+    label = torch.arange(count) % model.none
+    if task.names_classes:
+        drawn = draw(model, label, "scorecard")
+        yield from nearness(drawn, data)
+        if judge is not None:
+            yield from judged(Judge(judge, model.levels), drawn, label, data)
+            yield from taught(judge, drawn, label, data)
+    if judge is not None and model.text is not None:
+        yield from understood(Judge(judge, model.levels), model)
 
 
 @torch.inference_mode()
-def likelihood(model: PixelDecoder, data: Drawings) -> Iterator[Score]:
+def likelihood(task: Pixels, data: Drawings) -> Iterator[Score]:
     """Measure the likelihood of the test images in full."""
-    test = data.whole("test")
+    model, test = cast(PixelDecoder, task.model), data.whole("test")
     image, label = (test[name][: data.sizes["test"]] for name in ("image", "label"))
-    told = torch.arange(model.none + 1)  # the last is none
-
-    def of(images: Tensor) -> Tensor:
-        return torch.stack([model.log_likelihood(images, one.expand(len(images))) for one in told], dim=1)
-
-    laws = torch.cat([of(images) for images in image.split(CHUNK)]).double()  # (n, classes + 1)
-    classes, alone = laws[:, :-1], laws[:, -1]
-    marginal = classes.logsumexp(dim=1) - math.log(model.none)
     bits = 1 / image[0].numel() / math.log(2)
-    yield Score("nll", float(-alone.mean()), None, "nats an image, nothing told")
-    yield Score("bits_per_pixel", float(-alone.mean()) * bits, None, "the same, in bits a pixel")
-    yield Score("marginal_nll", float(-marginal.mean()), None, "nats an image, the mean law over all classes")
-    yield Score("marginal_bits_per_pixel", float(-marginal.mean()) * bits, None, "the same, in bits a pixel")
-    yield Score("class_nll", float(-classes[range(len(label)), label].mean()), None, "nats an image, its class told")
-    yield Score(
-        "generative_accuracy", share(classes.argmax(dim=1) == label), None, "of the likeliest class, as a classifier"
-    )
+
+    def laws(told: range) -> Tensor:
+        """Return log p(image | what is told), in nats (n, told)."""
+        of = [
+            [model.log_likelihood(part, torch.full((len(part),), one)) for one in told] for part in image.split(CHUNK)
+        ]
+        return torch.cat([torch.stack(part, dim=1) for part in of]).double()
+
+    if task.unlabelled:
+        alone = -float(laws(range(model.none, model.none + 1)).mean())
+        yield Score("nll", alone, None, "nats an image, nothing told")
+        yield Score("bits_per_pixel", alone * bits, None, "the same, in bits a pixel")
+    if task.names_classes:
+        classes = laws(range(model.none))
+        marginal = -float((classes.logsumexp(dim=1) - math.log(model.none)).mean())
+        yield Score("marginal_nll", marginal, None, "nats an image, the mean law over all classes")
+        yield Score("marginal_bits_per_pixel", marginal * bits, None, "the same, in bits a pixel")
+        yield Score(
+            "class_nll", -float(classes[range(len(label)), label].mean()), None, "nats an image, its class told"
+        )
+        guessed = share(classes.argmax(dim=1) == label)
+        yield Score("generative_accuracy", guessed, None, "of the likeliest class, as a classifier")
 
 
 def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None) -> Tensor:
@@ -131,7 +148,15 @@ def nearness(drawn: Tensor, data: Drawings) -> Iterator[Score]:
     ours, real = (nearest(images, train, data.levels) for images in (drawn, test))
     unit = "pixels that differ from" if data.levels == 2 else "squared distance to"
     yield Score("nearest", float(ours.mean()), float(real.mean()), f"{unit} the nearest training image")
-    yield Score("copies", share(ours < COPY), share(real < COPY), "are a training image")
+    known = set(keys(train))
+    found = [sum(key in known for key in keys(images)) / len(images) for images in (drawn, test)]
+    once = ", each made binary once" if data.levels == 2 else ""
+    yield Score("copies", found[0], found[1], f"are exactly a training image{once}")
+
+
+def keys(images: Tensor) -> list[bytes]:
+    """Return what is equal for equal images."""
+    return [bytes(pixels) for pixels in images.byte().flatten(1).numpy()]
 
 
 def nearest(images: Tensor, among: Tensor, levels: int) -> Tensor:
@@ -252,7 +277,8 @@ def understood(judge: Judge, model: PixelDecoder) -> Iterator[Score]:
         right = []
         for kind in kinds:
             some = prompts(kind)
-            chosen = torch.randperm(len(some.texts), generator=generator("asked", kind))[: ASKED // len(kinds)]
+            possible = int((some.digits < model.none).sum())  # they come in order
+            chosen = torch.randperm(possible, generator=generator("asked", kind))[: ASKED // len(kinds)]
             label = some.digits[chosen]
             images = draw(model, torch.full_like(label, model.none), "asked", kind, prompt=some.words[chosen])
             right.append(judge.answers(judge.features(images)) == label)
@@ -261,11 +287,6 @@ def understood(judge: Judge, model: PixelDecoder) -> Iterator[Score]:
 
 def share(right: Tensor) -> float:
     return float(right.double().mean())
-
-
-def table(scores: list[Score]) -> list[dict[str, Any]]:
-    """Return scores as plain values, to be kept."""
-    return [asdict(score) for score in scores]
 
 
 def line(score: Score) -> str:

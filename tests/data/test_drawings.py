@@ -1,14 +1,16 @@
 """Drawings: binary pixels drawn by their brightness, anew in training and once for measuring."""
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from patchwork.config import PROMPTS
 from patchwork.data import Drawings
 from patchwork.data.digits import Digits, Split
-from patchwork.data.prompts import LENGTH, vocabulary
+from patchwork.data.prompts import LENGTH, prompts, vocabulary
 from patchwork.data.stream import Part
 
 
@@ -25,8 +27,7 @@ class Grey:
 
 def drawings(**changes: Any) -> Drawings:
     sizes = {"batch_size": 10, "eval_batch_size": 16, "train_size": 50, "val_size": 40, "test_size": 30}
-    words = {"num_words": len(vocabulary()) + 1, "prompt_length": LENGTH}
-    data = Drawings(**{"digits": Grey(), "image_size": 28, "levels": 2, "seed": 0, **words, **sizes, **changes})
+    data = Drawings(**{"digits": Grey(), "image_size": 28, "levels": 2, "seed": 0, **sizes, **changes})
     data.setup()
     return data
 
@@ -61,3 +62,23 @@ def test_ranks_share_a_batch() -> None:
 
 def test_grey_levels_are_those_of_the_source() -> None:
     assert images(drawings(levels=256), "train").unique().tolist() == [51]
+
+
+def test_prompts_ask_for_the_label_and_are_known_ones() -> None:
+    data = drawings()
+    assert {"words": len(vocabulary()) + 1, "length": LENGTH} == PROMPTS
+    known = {
+        tuple(words): digit
+        for kind in ("numbers", "sums")
+        for words, digit in zip(prompts(kind).words.tolist(), prompts(kind).digits.tolist(), strict=True)
+    }
+    for part, epoch in itertools.product(("train", "val", "test"), range(2)):
+        batch = data.make(part, (epoch, 0), slice(None))
+        asked = [known[tuple(words)] for words in batch["prompt"].tolist()]
+        assert asked == batch["label"].tolist()
+    one, other = (
+        [stream.make(part, (epoch, 1), slice(None))["prompt"] for part, epoch in (("train", 0), ("test", number))]
+        for number, stream in enumerate((data, drawings(seed=1)))
+    )
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])

@@ -55,6 +55,11 @@ def test_draw_gives_prompts_for_the_digits() -> None:
         assert all(word > 0 for word in found.draw(digits, torch.full((400,), extreme))[:, 0].tolist())
 
 
+def test_marks_say_nothing() -> None:
+    for text in ("draw '3'", "Draw: 3?!", "“draw” (3)...", "What’s a 3 look like?", "5 − 2"):
+        assert understand(text)[1] == 3
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -68,6 +73,8 @@ def test_draw_gives_prompts_for_the_digits() -> None:
         ("draw a 3 +", "one digit, or two"),
         ("please " * 16 + "3", "17 words"),
         ("", "names no digit"),
+        ("draw 3²", "the mark '²'"),
+        ("нарисуй 3", "the mark 'н'"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(text: str, said: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from patchwork.models import PixelDecoder
+from patchwork.models import PixelDecoder, pixel_decoder
 from patchwork.models.pixel_decoder import sample, systematic
 
 TOKENS = ["gray256", "binary", "patch2x2", "patch4x4"]
@@ -172,6 +172,33 @@ def test_completions_follow_the_models_law(tokens: str, unknown: list[list[int]]
     )
     share = (drawn.flatten(1).long() * torch.tensor([1, 2, 4, 8])).sum(dim=1).bincount(minlength=16) / len(drawn)
     assert torch.allclose(share.double(), law / law.sum(), atol=0.035)
+
+
+@pytest.mark.parametrize("last", [3, 15])
+@torch.no_grad()
+def test_completions_of_a_patch_follow_the_models_law(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patch of four symbols, five pixels of it unknown; the known ones after them are unlikely, so particles die."""
+    model = decoder("patch4x4", 4)
+    unknown = torch.tensor([0, 1, 4, 6, last])
+    image = images(model, 1)[0]
+    patterns = ((torch.arange(32)[:, None] >> torch.arange(5)) & 1).double()
+    every = image.flatten().repeat(32, 1)
+    every[:, unknown] = patterns
+    law = model.log_likelihood(every.view(32, 1, 4, 4), torch.zeros(32, dtype=torch.long)).softmax(dim=0)
+    known = torch.ones(16, dtype=torch.bool)
+    known[unknown] = False
+    rounds = []
+    monkeypatch.setattr(pixel_decoder, "systematic", lambda *given: rounds.append(1) or systematic(*given))
+    label = torch.zeros(2000, dtype=torch.long)
+    drawn = model.complete(image, known.view(4, 4), label, torch.Generator().manual_seed(8), particles=100)
+    places = (drawn.flatten(1)[:, unknown].long() * 2 ** torch.arange(5)).sum(dim=1)
+    share = places.bincount(minlength=32) / len(drawn)
+    assert torch.allclose(share.double(), law, atol=0.04)
+    assert rounds
+    # the law without a look at what comes after is another one
+    blind = model.complete(image, known.view(4, 4), label, torch.Generator().manual_seed(8), particles=1)
+    places = (blind.flatten(1)[:, unknown].long() * 2 ** torch.arange(5)).sum(dim=1)
+    assert not torch.allclose((places.bincount(minlength=32) / len(blind)).double(), law, atol=0.04)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def task(unlabelled: float = 0.5, prompted: float = 0.0, **changes: Any) -> Pixe
         model=model,
         optimizer=optimizer,
         scheduler=constant,
-        monitor="val/nll",
+        monitor="val/bits_per_pixel",
         mode="min",
         unlabelled=unlabelled,
         prompted=prompted,
@@ -88,10 +88,25 @@ def test_prompts_are_learned_in_place_of_the_class() -> None:
     assert words.norm(dim=1).nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize(("shares", "said"), [((0.8, 0.3), "task.prompted=0.3"), ((0.0, 0.5), "text_depth")])
-def test_wrong_shares(shares: tuple[float, float], said: str) -> None:
+@pytest.mark.parametrize(
+    ("shares", "depth", "said"),
+    [((0.8, 0.3), 1, "task.prompted=0.3"), ((0.0, 0.5), 0, "text_depth above 0"), ((0.5, 0.0), 1, "text_depth=0")],
+)
+def test_wrong_shares(shares: tuple[float, float], depth: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        task(*shares, text_depth=int(sum(shares) > 1))
+        task(*shares, text_depth=depth, num_words=9, prompt_length=4)
+
+
+@pytest.mark.parametrize(
+    ("shares", "measured"),
+    [((0.0, 0.0), {"class_nll"}), ((1.0, 0.0), {"nll"}), ((0.5, 0.5), {"nll"}), ((0, 1.0), set())],
+)
+@torch.no_grad()
+def test_what_is_not_learned_is_not_measured(shares: tuple[float, float], measured: set[str]) -> None:
+    subject = task(*shares)
+    subject.evaluate(batch(), "test")
+    names = {name.removeprefix("test/") for name in subject.on_test.compute()}
+    assert names == {"loss", "bits_per_pixel", *measured}
 
 
 @pytest.mark.parametrize(("tokens", "levels"), [("patch4x4", 2), ("gray256", 256)])

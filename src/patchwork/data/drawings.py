@@ -3,10 +3,9 @@
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from patchwork.data.prompts import LENGTH, prompts, vocabulary
+from patchwork.data.prompts import prompts
 from patchwork.data.single import Single
 from patchwork.data.stream import Batch, Key, Part, generator
 
@@ -14,7 +13,7 @@ from patchwork.data.stream import Batch, Key, Part, generator
 class Drawings(Single):
     """One digit and what it is, in the levels that a generator knows.
 
-    A batch holds `image` (B, 1, image_size, image_size), `label` (B,) and a `prompt` (B, prompt_length) that asks for
+    A batch holds `image` (B, 1, image_size, image_size), `label` (B,) and a `prompt` (B, L) that asks for
     that label in words, half of the time by a sum or difference; see `patchwork.data.prompts`.
 
     With 256 levels the image is grey, from 0 to 255. With 2 it is binary: each pixel is 1 with the probability of its
@@ -23,22 +22,12 @@ class Drawings(Single):
 
     Args:
         levels: 2 or 256.
-        num_words, prompt_length: size of the prompts' vocabulary, with no word as the first, and words of a prompt at
-            most.
     """
 
     gives = ("image", "label", "prompt")
 
-    def __init__(
-        self, *, levels: Literal[2, 256], num_words: PositiveInt, prompt_length: PositiveInt, **single: object
-    ) -> None:
+    def __init__(self, *, levels: Literal[2, 256], **single: object) -> None:
         super().__init__(**single)  # type: ignore[arg-type]
-        for name, value, known in (
-            ("num_words", num_words, len(vocabulary()) + 1),
-            ("prompt_length", prompt_length, LENGTH),
-        ):
-            if value != known:
-                raise ValueError(f"{name}={value} is not that of the prompts, which is {known}")
         self.levels = levels
 
     def fix(self) -> None:
@@ -62,7 +51,7 @@ class Drawings(Single):
         if part == "train":
             image = self.ink(self.pixels(part, chosen, self.deformations(part, len(chosen), draw=draw)), draw)
         else:
-            image = self.fixed[part][chosen]
+            image, draw = self.fixed[part][chosen], generator(part, "prompt", index)
         label = self.parts[part].labels[chosen]
         prompt = asked(label, draw)
         return {"image": image[shard].float()[:, None], "label": label[shard], "prompt": prompt[shard]}

@@ -57,7 +57,8 @@ NEW_PHRASINGS = (
     "please imagine the digit {}",
     "can you write down a {} for me",
 )
-WORD = re.compile(r"[a-z']+|\d+|[+-]")
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[+-]")
+MARKS = " \t\n.,;:!?'\"()…“”‘"  # they say nothing
 LENGTH = 16  # words of a prompt at most
 
 Kind = Literal["numbers", "sums", "new_phrasings", "new_sums"]
@@ -128,7 +129,11 @@ def vocabulary() -> dict[str, int]:
 
 def words_of(text: str) -> list[str]:
     """Cut a text into words, numerals and signs; case and other marks do not matter."""
-    return WORD.findall(text.lower().replace("\u2019", "'").replace("\u2212", "-"))
+    return WORD.findall(plain(text))
+
+
+def plain(text: str) -> str:
+    return text.lower().replace("\u2019", "'").replace("\u2212", "-")
 
 
 def encode(texts: list[list[str]]) -> Tensor:
@@ -144,6 +149,9 @@ def understand(text: str) -> tuple[Tensor, int]:
         ConfigError: if it asks for nothing that can be drawn; it says why.
     """
     words, says = words_of(text), f"prompt={text!r} cannot be drawn"
+    for mark in WORD.sub("", plain(text)):
+        if mark not in MARKS:
+            raise ConfigError(f"{says}: the mark {mark!r} is not known")
     numbers = {name: value for value in range(10) for name in spell(value)}
     signs = {name: sign for sign, names in SIGNS.items() for name in names}
     for word in words:

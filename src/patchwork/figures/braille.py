@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,16 @@ def braille(images: Tensor, threshold: float = 0.5) -> list[list[str]]:
     dots = rearrange(dots, "b (h r) (w c) -> b h w (r c)", r=4, c=2)
     codes = (dots << torch.tensor(DOTS, device=dots.device)).sum(-1) + ord(BLANK)  # (B, ⌈H/4⌉, ⌈W/2⌉)
     return [["".join(map(chr, line)) for line in picture] for picture in codes.tolist()]
+
+
+def speaks_braille() -> bool:
+    """Tell whether stdout can encode the pictures; no run shall end for an old terminal."""
+    encoding = sys.stdout.encoding or getattr(sys.__stdout__, "encoding", None)  # Rich's stand-in tells none
+    try:
+        "⠿┌✗".encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def ink(image: Tensor) -> Tensor:

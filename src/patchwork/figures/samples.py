@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from patchwork.figures.braille import labels, legend, render
+from patchwork.figures.braille import labels, legend, render, speaks_braille
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ class Samples(pl.Callback):
     ) -> None:
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if first and due and trainer.is_global_zero and (self.always or sys.stdout.isatty()) and _speaks_braille():
+        if first and due and trainer.is_global_zero and (self.always or sys.stdout.isatty()) and speaks_braille():
             with _untouched(pl_module), trainer.precision_plugin.val_step_context(), torch.no_grad():
                 self.samples = cast("Task", pl_module).samples(trim(batch, self.count), self.count)
 
@@ -106,16 +106,6 @@ def _untouched(module: nn.Module) -> Iterator[None]:
                 part.training = training
             if mps is not None:
                 torch.mps.set_rng_state(mps)
-
-
-def _speaks_braille() -> bool:
-    """Tell whether stdout can encode the pictures; no run shall end for an old terminal."""
-    encoding = sys.stdout.encoding or getattr(sys.__stdout__, "encoding", None)  # Rich's stand-in tells none
-    try:
-        "⠿┌✗".encode(encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _say(trainer: pl.Trainer, text: str) -> None:

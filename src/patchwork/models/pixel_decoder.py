@@ -104,18 +104,18 @@ class PixelDecoder(nn.Module):
         self.vocabulary = levels**self.unit**2
         self.class_embed = nn.Embedding(num_classes + 1, embed_dim)
         self.text = (
-            TextEncoder(num_words=num_words, length=prompt_length, depth=text_depth, out_dim=embed_dim)
+            TextEncoder(num_words=num_words, length=prompt_length, depth=text_depth, embed_dim=embed_dim)
             if text_depth
             else None
         )
         self.token_embed = nn.Embedding(self.symbols * self.vocabulary, embed_dim)
         self.pos_embed = LearnedPositions(length=self.length, embed_dim=embed_dim) if positions == "learned" else None
-        grid = (self.rows, self.rows)
-        self.rotary = AxialRotary(head_dim=embed_dim // num_heads, grid=grid) if positions == "rotary" else None
         self.blocks = nn.ModuleList(
             Block(embed_dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, dropout=dropout, causal=True)
             for _ in range(depth)
         )
+        grid = (self.rows, self.rows)
+        self.rotary = AxialRotary(head_dim=embed_dim // num_heads, grid=grid) if positions == "rotary" else None
         self.norm = nn.LayerNorm(embed_dim)
         if self.symbols == 1:
             self.head = nn.Linear(embed_dim, self.vocabulary)
@@ -287,29 +287,37 @@ class PixelDecoder(nn.Module):
         their weights when few of them carry most of it. With more particles the law of the completions comes as near
         as wished to the model's own (Doucet and Johansen 2009,
         https://www.stats.ox.ac.uk/~doucet/doucet_johansen_tutorialPF2011.pdf); where nothing known comes after what is
-        drawn, it is the model's own with one.
+        drawn, one is enough and it is the model's own.
 
         Returns:
             images (B, 1, height, width), with what is known in place.
         """
-        told = self.condition(label).repeat_interleave(particles, dim=0)
-        drawing = Drawing(self, told)
+        every = self.pixels(torch.arange(self.vocabulary, device=image.device))  # (V, unit²)
+        levels, fixed = (self.units(pixels[None].to(image)).flatten(1, 2)[0] for pixels in (image, known[None]))
+        fixed = fixed.bool()  # (N · K, unit²)
+        free, seen = (~fixed).any(dim=1).nonzero(), fixed.any(dim=1).nonzero()
+        first = int(free[0]) if len(free) else len(fixed)  # the first symbol to be drawn
+        if not (seen > first).any():
+            particles = 1
         group = torch.arange(len(label))[:, None] * particles  # (B, 1)
-        weight = told.new_zeros(len(label), particles, dtype=torch.double)  # log
-        every = self.pixels(torch.arange(self.vocabulary))  # (V, unit²)
-        levels, fixed = self.units(image[None])[0], self.units(known[None, None])[0].bool()  # (N, K, unit²)
-        for place in range(self.length):
-            for turn in range(self.symbols):
-                fits = ((every == levels[place, turn]) | ~fixed[place, turn]).all(dim=-1)  # (V,)
-                law = drawing.logits().log_softmax(dim=-1).masked_fill(~fits, -torch.inf)  # (B · P, V)
-                if not fits.all():
-                    weight = weight + law.logsumexp(dim=-1).view_as(weight)
-                    share = weight.softmax(dim=-1)
-                    poor = 1 / share.square().sum(dim=-1, keepdim=True) < particles / 2  # (B, 1)
+        weight = torch.zeros(len(label), particles, dtype=torch.double)  # log
+        drawing = Drawing(self, self.condition(label))
+        for number, (level, told) in enumerate(zip(levels, fixed, strict=True)):
+            if number == first:  # up to here all particles are one
+                drawing.keep(torch.arange(len(label)).repeat_interleave(particles))
+            fits = ((every == level) | ~told).all(dim=-1)  # (V,)
+            law = drawing.logits().log_softmax(dim=-1).masked_fill(~fits, -torch.inf)  # (B · P, V)
+            if number >= first and not fits.all():
+                weight = weight + law.logsumexp(dim=-1).view_as(weight).cpu()
+                share = weight.softmax(dim=-1)
+                poor = 1 / share.square().sum(dim=-1, keepdim=True) < particles / 2  # (B, 1)
+                if poor.any():
                     kept = (group + torch.where(poor, systematic(share, chance), torch.arange(particles))).flatten()
                     drawing.keep(kept)
                     law, weight = law[kept], weight.masked_fill(poor, 0)
-                drawing.put(sample(law, torch.rand(len(law), generator=chance)))
+            drawing.put(sample(law, torch.rand(len(law), generator=chance).to(law)))
+        if number < first:  # nothing was to be drawn
+            return drawing.image
         kept = group + weight.softmax(dim=-1).multinomial(1, generator=chance)
         return drawing.image[kept.flatten()]
 
@@ -340,7 +348,8 @@ class Drawing:
         self.canvas = torch.zeros_like(model.canvas(self.image))  # with its margin; 0 where nothing is drawn
         self.patch = told.new_zeros(len(told), 0, model.symbols, dtype=torch.long)  # the last one
         self.symbols: list[Tensor] = []  # (B,) each, of the next one
-        self.place = 0  # of the next one
+        self.hidden = told.new_zeros(len(told), 0)  # what the inner head knows of it (B, H)
+        self.place = 0  # where it is
         self.pixels = model.pixels(torch.arange(model.vocabulary, device=told.device)).to(told.dtype)  # (V, unit²)
         if model.symbols > 1:  # what a symbol, and its place, has to say to those after it
             weight = model.inner.before.weight.unflatten(1, (model.symbols, -1))  # (H, K, unit²)
@@ -388,8 +397,7 @@ class Drawing:
         """Go on with the images `chosen` (B',), each as often as it is named."""
         self.told, self.image, self.canvas = self.told[chosen], self.image[chosen], self.canvas[chosen]
         self.patch, self.symbols = self.patch[chosen], [symbol[chosen] for symbol in self.symbols]
-        if self.model.symbols > 1:
-            self.hidden = self.hidden[chosen]
+        self.hidden = self.hidden[chosen]
         for cache in self.caches:
             cache.keep(chosen)
 

@@ -2,45 +2,30 @@
 
 1. Embed each word, and add its place.
 2. Self-attention among the words, both ways; what is beyond the last word is masked.
-3. Take the mean over the words, and map it to the width that is asked for.
+3. Take the mean over the words, and map it to the width of the network that is told.
 """
 
-from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from patchwork.models.transformer import Block, LearnedPositions, initialise
 
+WIDTH, HEADS = 64, 4
+
 
 class TextEncoder(nn.Module):
-    """Read prompts of up to `length` words of a vocabulary of `num_words`, where 0 stands for none.
+    """Read prompts of up to `length` words of a vocabulary of `num_words`, where 0 stands for none."""
 
-    Raises:
-        ValueError: if heads do not divide the width.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_words: PositiveInt,
-        length: PositiveInt,
-        out_dim: PositiveInt,
-        embed_dim: PositiveInt = 64,
-        num_heads: PositiveInt = 4,
-        depth: NonNegativeInt = 2,
-        mlp_ratio: float = 2.0,
-    ) -> None:
+    def __init__(self, *, num_words: int, length: int, embed_dim: int, depth: int) -> None:
         super().__init__()
-        self.token_embed = nn.Embedding(num_words, embed_dim)
-        self.pos_embed = LearnedPositions(length=length, embed_dim=embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(embed_dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(embed_dim)
-        self.proj = nn.Linear(embed_dim, out_dim)
+        self.token_embed = nn.Embedding(num_words, WIDTH)
+        self.pos_embed = LearnedPositions(length=length, embed_dim=WIDTH)
+        self.blocks = nn.ModuleList(Block(embed_dim=WIDTH, num_heads=HEADS, mlp_ratio=2.0) for _ in range(depth))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.proj = nn.Linear(WIDTH, embed_dim)
         initialise(self)
 
     def forward(self, prompt: Tensor) -> Tensor:
-        """Map prompts (B, L), each of one word or more, to vectors (B, out_dim)."""
+        """Map prompts (B, L), each of one word or more, to vectors (B, embed_dim)."""
         mask = prompt > 0  # (B, L)
         x = self.pos_embed(self.token_embed(prompt))  # (B, L, D)
         for block in self.blocks:

@@ -85,7 +85,7 @@ class Attention(nn.Module):
             key, value = self.key_value(x if context is None else context).chunk(2, dim=-1)
             key, value = self.heads(key), self.heads(value)  # (B, H, S, D/H)
             if rotate is not None:
-                query, key = rotate(torch.cat([query, key], dim=1)).chunk(2, dim=1)
+                query, key = rotate(query), rotate(key)
             if cache is not None:
                 key, value = cache.append(key, value)
         x = self.attend(query, key, value, mask)  # (B, H, T, D/H)

@@ -19,8 +19,9 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 class Pixels(Task):
     """Learn p(image), p(image | class) and p(image | prompt) with one model.
 
-    Measured are `nll`, −log p(image) in nats an image, `class_nll`, −log p(image | class), and the first in
-    `bits_per_pixel`. They are exact, and need nothing but the model's own probabilities.
+    Measured are `nll`, −log p(image) in nats an image, and `class_nll`, −log p(image | class), as far as they are
+    learned, and the first of them in `bits_per_pixel`. They are exact, and need nothing but the model's own
+    probabilities.
 
     Args:
         unlabelled, prompted: share of training images of which nothing is told, and of those told by a prompt; of the
@@ -32,15 +33,24 @@ class Pixels(Task):
     probes: ClassVar = (*PROBES, "causal", "cache")
 
     def __init__(self, *, unlabelled: Share, prompted: Share, **task: Any) -> None:
-        super().__init__(**task)
-        if prompted and cast(PixelDecoder, self.model).text is None:
-            raise ConfigError(f"task.prompted={prompted} needs a model that reads: set model.text_depth, or 0 here")
         if unlabelled + prompted > 1:
             raise ConfigError(f"task.prompted={prompted} is too much beside task.unlabelled={unlabelled}: both share 1")
         self.unlabelled, self.prompted = unlabelled, prompted
+        super().__init__(**task)
+        reads = cast(PixelDecoder, self.model).text is not None
+        if reads is not (prompted > 0):
+            wanted = "a model that reads, with model.text_depth above 0" if prompted else "model.text_depth=0, too"
+            raise ConfigError(f"task.prompted={prompted} wants {wanted}")
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether the model learns what classes are."""
+        return self.unlabelled + self.prompted < 1
 
     def metrics(self) -> dict[str, Metric]:
-        return {"nll": MeanMetric(), "class_nll": MeanMetric(), "bits_per_pixel": MeanMetric()}
+        alone = {"nll": MeanMetric()} if self.unlabelled else {}
+        given = {"class_nll": MeanMetric()} if self.names_classes else {}
+        return {**alone, **given, "bits_per_pixel": MeanMetric()}
 
     def step(self, batch: Batch, split: Split) -> Tensor:
         """Return the loss in nats a pixel."""
@@ -52,12 +62,14 @@ class Pixels(Task):
             spoken = (chance >= self.unlabelled) & (chance < self.unlabelled + self.prompted)
             label = torch.where(chance < self.unlabelled, none, label)
             return -model.log_likelihood(image, label, batch["prompt"] * spoken[:, None]).mean() / pixels
-        with torch.autocast(
-            image.device.type, enabled=False
-        ):  # what is measured is exact, however training was rounded
-            nll, class_nll = (-model.log_likelihood(image, told) for told in (none, label))
-        self.measure(split, nll=(nll,), class_nll=(class_nll,), bits_per_pixel=(nll / pixels / math.log(2),))
-        return nll.mean() / pixels
+        told = {"nll": none} if self.unlabelled else {}
+        told |= {"class_nll": label} if self.names_classes else {}
+        with torch.autocast(image.device.type, enabled=False):  # what is measured is exact
+            found = {name: -model.log_likelihood(image, what) for name, what in told.items()}
+            first = next(iter(found.values())) if found else -model.log_likelihood(image, label, batch["prompt"])
+        measured = {name: (values,) for name, values in found.items()}
+        self.measure(split, **measured, bits_per_pixel=(first / pixels / math.log(2),))
+        return first.mean() / pixels
 
     def outputs(self, batch: Batch) -> Tensor:
         return cast(PixelDecoder, self.model).log_likelihood(batch["image"], batch["label"])  # (B,)
