@@ -101,7 +101,7 @@ def generate(
             words, digit = ask(str(prompt), model)
             label, words = torch.full((n,), model.none), words.expand(n, -1)
             settings["digit"] = digit
-        noise = torch.rand(n, model.length, model.symbols, generator=generator("generate", seed))
+        noise = model.noise(n, generator("generate", seed))
         drawing = model.draw(
             label, noise, prompt=words, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
         )

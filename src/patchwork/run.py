@@ -455,7 +455,7 @@ def draw(folder: Path, task: Task, data: Stream) -> list[Sample]:
     if (folder / "metrics.csv").exists():
         curves(folder / "metrics.csv", folder / "figures" / "curves.png", monitor=task.monitor, mode=task.mode)
     if samples:
-        picture(samples, folder / "figures" / "samples.png", title=f"{type(task).__name__} on the test split")
+        picture(samples, folder / "figures" / "samples.png", title=f"{type(task).__name__} {task.pictured}")
     return samples
 
 

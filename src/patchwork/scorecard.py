@@ -119,7 +119,7 @@ def likelihood(task: Pixels, data: Drawings) -> Iterator[Score]:
 
 def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None) -> Tensor:
     """Draw images (n, 1, height, width) of levels, for classes (n,) or prompts (n, L)."""
-    noise = torch.rand(len(label), model.length, model.symbols, generator=generator(*key))
+    noise = model.noise(len(label), generator(*key))
     parts = [slice(start, start + CHUNK) for start in range(0, len(label), CHUNK)]
     words = [None if prompt is None else prompt[part] for part in parts]
     return torch.cat(
@@ -131,7 +131,7 @@ def speed(model: PixelDecoder) -> Iterator[Score]:
     """Time the drawing: the best of three."""
     for size, name, meaning in ((64, "images_per_second", "64 at a time"), (1, "seconds_for_one", "one image alone")):
         label = torch.arange(size) % model.none
-        noise = torch.rand(size, model.length, model.symbols, generator=generator("speed"))
+        noise = model.noise(size, generator("speed"))
         times = []
         for _ in range(3):
             begin = time.perf_counter()

@@ -133,3 +133,13 @@ def test_a_colour_picture_is_told_from_its_background() -> None:
         lines = grid_lines(Sample(image, [""], [""]), color=False, width=80)
         dots = decode([line[1:-1] for line in lines[1:-1]])
         assert torch.equal(dots, image[1] == shape)
+
+
+def test_where_nothing_was_expected_there_is_no_verdict() -> None:
+    drawn = Sample(torch.ones(1, 28, 28), None, ["3"])
+    plain = "\n".join(grid_lines(drawn, color=False, width=80))
+    assert plain.count("3") == 1
+    assert "✗" not in plain
+    painted = "\n".join(grid_lines(drawn, color=True, width=80))
+    assert GREEN not in painted
+    assert RED not in painted

@@ -68,7 +68,8 @@ def labels(sample: Sample) -> tuple[list[str], list[str]]:
         texts = ["".join(c if c.isprintable() else "·" for c in text) for text in texts]
         return [*texts[: count - 1], " ".join(texts[count - 1 :]), *[""] * (count - 1 - len(texts))]
 
-    return fit(sample.expected), fit(sample.predicted)
+    predicted = fit(sample.predicted)
+    return predicted if sample.expected is None else fit(sample.expected), predicted
 
 
 def grid_lines(sample: Sample, *, color: bool, width: int) -> list[str]:
@@ -93,6 +94,8 @@ def grid_lines(sample: Sample, *, color: bool, width: int) -> list[str]:
         body = [line.ljust(across, BLANK) for line in [*picture, *[""] * (down - len(picture))]]
         want, said = _cut(expected[i], across), _cut(marked[i], across)
         verdict = GREEN if predicted[i] == expected[i] else RED
+        if sample.expected is None:
+            want, verdict = "", GREY
         body[0] = _paint(want, GREY, color) + body[0][len(want) :]
         body[-1] = body[-1][: across - len(said)] + _paint(said, verdict, color)
         framed.append(["┌" + "─" * across + "┐", *(f"│{line}│" for line in body), "└" + "─" * across + "┘"])

@@ -175,7 +175,8 @@ def picture(samples: Sequence[Sample], path: Path, title: str | None = None) -> 
                 edge = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=WRONG, lw=1.2)
                 axes.add_patch(edge)
             middle, top = x + (column + 0.5) * broad / sample.cols, y + tall + 8 + row * deep
-            style = {"ha": "center", "va": "top", "fontsize": size, "color": RIGHT if right else WRONG}
+            color = QUIET if sample.expected is None else RIGHT if right else WRONG
+            style = {"ha": "center", "va": "top", "fontsize": size, "color": color}
             for k, text in enumerate(captions[i][j]):
                 write(text, middle, top + k * line, **style)
     save(figure, path)

@@ -236,6 +236,10 @@ class PixelDecoder(nn.Module):
         earlier = torch.ones(self.symbols, self.symbols, device=symbols.device).tril(-1)
         return (pixels[:, :, None] * earlier[..., None]).flatten(3)
 
+    def noise(self, count: int, chance: torch.Generator) -> Tensor:
+        """Draw all that chance has a say in when `count` images are drawn: (count, N, K), even in [0, 1)."""
+        return torch.rand(count, self.length, self.symbols, generator=chance).to(self.norm.weight)
+
     @torch.inference_mode()
     def draw(
         self,
@@ -250,10 +254,10 @@ class PixelDecoder(nn.Module):
     ) -> Iterator[Tensor]:
         """Draw images (B, 1, height, width) of levels for what is told, and yield them after each patch.
 
-        `noise` (B, N, K), even in [0, 1), is all that chance has a say in: equal noise gives equal images. What is
-        yielded is one tensor that goes on being drawn. `temperature` divides the logits; `top_k` and `top_p` keep the
-        likeliest symbols, so many or of so much probability. `guidance` above 1 goes from what is said without a class
-        towards, and beyond, what is said with it, at twice the cost.
+        Equal `noise` (B, N, K) gives equal images. What is yielded is one tensor that goes on being drawn.
+        `temperature` divides the logits; `top_k` and `top_p` keep the likeliest symbols, so many or of so much
+        probability. `guidance` above 1 goes from what is said without a class towards, and beyond, what is said with
+        it, at twice the cost.
         """
         told, guided = self.condition(label, prompt), guidance != 1
         if guided:

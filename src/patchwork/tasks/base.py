@@ -33,10 +33,13 @@ PROBES = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One prediction to look at: a picture and, per cell in reading order, what was expected and what was said."""
+    """One prediction to look at: a picture and, per cell in reading order, what was expected and what was said.
+
+    Where there is nothing to compare with, as the picture itself is the answer, `expected` is None.
+    """
 
     image: Tensor  # (C, height, width), in [0, 1]
-    expected: Sequence[str]
+    expected: Sequence[str] | None
     predicted: Sequence[str]
     rows: int = 1
     cols: int = 1
@@ -79,6 +82,7 @@ class Task(pl.LightningModule):
     needs: ClassVar[tuple[str, ...]] = ("image",)
     calls: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
     probes: ClassVar[tuple[str, ...]] = PROBES
+    pictured: ClassVar[str] = "on the test split"  # what `samples` are
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class Pixels(Task):
     needs: ClassVar = ("image", "label", "prompt")
     calls: ClassVar = {"log_likelihood": ("image", "label")}
     probes: ClassVar = (*PROBES, "causal", "cache")
+    pictured: ClassVar = "drawn, one of each class in turn"
 
     def __init__(self, *, unlabelled: Share, prompted: Share, **task: Any) -> None:
         if unlabelled + prompted > 1:
@@ -97,9 +98,9 @@ class Pixels(Task):
         return math.log(cast(PixelDecoder, self.model).levels)
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
-        """Draw one digit of each of the first classes; they are compared with nothing."""
+        """Draw one digit of each of the first classes."""
         model = cast(PixelDecoder, self.model)
         label = torch.arange(count) % model.none
-        noise = torch.rand(count, model.length, model.symbols, generator=generator("samples"))
-        image = model.generate(label.to(self.device), noise.to(self.device)) / (model.levels - 1)
-        return [Sample(one.cpu(), [str(kind)], [str(kind)]) for one, kind in zip(image, label.tolist(), strict=True)]
+        noise = model.noise(count, generator("samples"))
+        image = model.generate(label.to(self.device), noise) / (model.levels - 1)
+        return [Sample(one.cpu(), None, [str(kind)]) for one, kind in zip(image, label.tolist(), strict=True)]
