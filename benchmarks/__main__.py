@@ -185,15 +185,18 @@ def drawing(size: int, *settings: str) -> tuple[Callable[[], float], Callable[[]
         model = build(compose("train", ["task=pixels", "digits=uci", *settings]))[1].model.eval()
     assert isinstance(model, PixelDecoder)
     label = torch.arange(size) % model.none
-    noise = torch.rand(size, model.length, model.symbols)
+    noise = model.noise(size, torch.Generator().manual_seed(0))
 
     class Again(Drawing):
         """Read everything again before each patch."""
 
+        def __init__(self, model: PixelDecoder, told: torch.Tensor) -> None:
+            super().__init__(model, told)
+            self.done: list[torch.Tensor] = []
+
         def read(self) -> torch.Tensor:
-            done = [*getattr(self, "done", []), *([self.patch] if self.place else [])]
-            self.done = done
-            return model.read(torch.cat(done, dim=1) if done else self.patch, self.told)[:, -1:]
+            self.done.append(self.patch)  # the first is empty
+            return self.model.read(torch.cat(self.done, dim=1), self.told)[:, -1:]
 
     @torch.no_grad()
     def draw(kind: type[Drawing]) -> torch.Tensor:
@@ -207,9 +210,8 @@ def drawing(size: int, *settings: str) -> tuple[Callable[[], float], Callable[[]
         draw(Drawing)
     weights = sum(parameter.nbytes for part in (model.blocks, model.norm) for parameter in part.parameters())
     inner = sum(parameter.nbytes for parameter in model.inner.parameters()) * model.symbols
-    cache = (
-        len(model.blocks) * size * model.length * model.class_embed.weight[0].nbytes
-    )  # keys and values, half of them
+    half = size * model.length // 2  # patches that are in the caches on average
+    cache = 2 * len(model.blocks) * half * model.class_embed.weight[0].nbytes
 
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()

@@ -89,7 +89,7 @@ def drawings(count: int) -> Drawings:
 @torch.no_grad()
 def test_likelihoods_are_those_of_the_definition() -> None:
     task, data = small_task(), drawings(12)
-    found = {score.name: score.value for score in scorecard.likelihood(task, data)}
+    found = {score.name: score.value for score in scorecard.likelihood(task, scorecard.Real.of(data))}
     image, label = data.fixed["test"][:12].float()[:, None], data.parts["test"].labels[:12]
     model = task.model
     assert isinstance(model, PixelDecoder)
@@ -120,7 +120,7 @@ def test_judge_compares_what_was_asked_with_what_is_seen() -> None:
     drawn = torch.zeros(50, 1, 28, 28)
     for image, kind in zip(drawn, label.tolist(), strict=True):
         image[0, 0, :kind] = 1
-    seen = {score.name: score for score in scorecard.judged(judge, drawn, label, data)}
+    seen = {score.name: score for score in scorecard.judged(judge, drawn, label, scorecard.Real.of(data))}
     assert seen["judge_accuracy"].value == 1.0
     test, truth = data.whole("test")["image"][:60], data.parts["test"].labels[:60]
     assert seen["judge_accuracy"].real == pytest.approx(float((test.sum(dim=(1, 2, 3)) % 10 == truth).double().mean()))

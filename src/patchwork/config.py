@@ -203,8 +203,9 @@ def check_call(function: Any, words: list[str]) -> dict[str, Any]:
     assert isinstance(given, dict)
     for word in words:  # a text is taken as it is written, and not as YAML has it
         key, _, text = word.partition("=")
-        if key in signature(function) and admits_text(signature(function)[key][0]) and text != "null":
-            given[key] = given[key] if isinstance(given[key], int) else text
+        annotation = signature(function)[key][0] if key in signature(function) else None
+        if annotation is str or (str in get_args(annotation) and text != "null" and not isinstance(given[key], int)):
+            given[key] = text
     for key, (annotation, needed) in signature(function).items():
         if needed and key not in given:
             raise ConfigError(f"{key} is missing: give {key}=…")
@@ -214,10 +215,6 @@ def check_call(function: Any, words: list[str]) -> dict[str, Any]:
         if name not in signature(function):
             raise unknown(str(name), value, "this command", signature(function))
     return {str(key): value for key, value in given.items()}
-
-
-def admits_text(annotation: Any) -> bool:
-    return annotation is str or str in get_args(annotation)
 
 
 def name_of(target: Any) -> str:

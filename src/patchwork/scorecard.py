@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from patchwork.data import Drawings
+from patchwork.data import Batch, Drawings
 from patchwork.data.digits import Split
 from patchwork.data.handwriting import Handwriting, normalise
 from patchwork.data.prompts import Kind, prompts
@@ -43,6 +43,20 @@ class Score:
     value: float
     real: float | None
     meaning: str
+
+
+@dataclass(frozen=True)
+class Real:
+    """The digits that drawn ones are compared with, all of them, as a generator of so many levels knows them."""
+
+    train: Batch
+    test: Batch
+    levels: int
+
+    @classmethod
+    def of(cls, data: Drawings) -> "Real":
+        test = {name: values[: data.sizes["test"]] for name, values in data.whole("test").items()}
+        return cls(data.whole("train"), test, data.levels)
 
 
 def check_judge(judge: Run, run: Run) -> None:
@@ -71,27 +85,26 @@ def scorecard(run: Run, judge: Run | None, count: int) -> Iterator[Score]:
     What it never learned is left out: images of which nothing is told, classes, or prompts.
     """
     keep_memory()
-    task, data = cast(Pixels, run.task.float().eval()), cast(Drawings, run.data)
+    task, real = cast(Pixels, run.task.float().eval()), Real.of(cast(Drawings, run.data))
     model = cast(PixelDecoder, task.model)
     yield Score("parameters", sum(p.numel() for p in model.parameters()), None, "of the generator")
-    yield from likelihood(task, data)
+    yield from likelihood(task, real)
     yield from speed(model)
     label = torch.arange(count) % model.none
     if task.names_classes:
         drawn = draw(model, label, "scorecard")
-        yield from nearness(drawn, data)
+        yield from nearness(drawn, real)
         if judge is not None:
-            yield from judged(Judge(judge, model.levels), drawn, label, data)
-            yield from taught(judge, drawn, label, data)
+            yield from judged(Judge(judge, model.levels), drawn, label, real)
+            yield from taught(judge, drawn, label, real)
     if judge is not None and model.text is not None:
         yield from understood(Judge(judge, model.levels), model)
 
 
 @torch.inference_mode()
-def likelihood(task: Pixels, data: Drawings) -> Iterator[Score]:
+def likelihood(task: Pixels, real: Real) -> Iterator[Score]:
     """Measure the likelihood of the test images in full."""
-    model, test = cast(PixelDecoder, task.model), data.whole("test")
-    image, label = (test[name][: data.sizes["test"]] for name in ("image", "label"))
+    model, image, label = cast(PixelDecoder, task.model), real.test["image"], real.test["label"]
     bits = 1 / image[0].numel() / math.log(2)
 
     def laws(told: range) -> Tensor:
@@ -141,16 +154,15 @@ def speed(model: PixelDecoder) -> Iterator[Score]:
 
 
 @torch.inference_mode()
-def nearness(drawn: Tensor, data: Drawings) -> Iterator[Score]:
+def nearness(drawn: Tensor, real: Real) -> Iterator[Score]:
     """Look for the training image that is nearest to each drawn one, by the pixels in which they differ."""
-    train = data.whole("train")["image"]
-    test = data.whole("test")["image"][: data.sizes["test"]]
-    ours, real = (nearest(images, train, data.levels) for images in (drawn, test))
-    unit = "pixels that differ from" if data.levels == 2 else "squared distance to"
-    yield Score("nearest", float(ours.mean()), float(real.mean()), f"{unit} the nearest training image")
+    train, test = real.train["image"], real.test["image"]
+    ours, theirs = (nearest(images, train, real.levels) for images in (drawn, test))
+    unit = "pixels that differ from" if real.levels == 2 else "squared distance to"
+    yield Score("nearest", float(ours.mean()), float(theirs.mean()), f"{unit} the nearest training image")
     known = set(keys(train))
     found = [sum(key in known for key in keys(images)) / len(images) for images in (drawn, test)]
-    once = ", each made binary once" if data.levels == 2 else ""
+    once = ", each made binary once" if real.levels == 2 else ""
     yield Score("copies", found[0], found[1], f"are exactly a training image{once}")
 
 
@@ -189,17 +201,16 @@ def grey(image: Tensor, levels: int) -> Tensor:
     return normalise(image * (255 / (levels - 1)))
 
 
-def judged(judge: Judge, drawn: Tensor, label: Tensor, data: Drawings) -> Iterator[Score]:
+def judged(judge: Judge, drawn: Tensor, label: Tensor, real: Real) -> Iterator[Score]:
     """Compare what the judge sees in drawn digits with what it sees in real ones."""
-    test, train = data.whole("test"), data.whole("train")
-    size = data.sizes["test"]
+    train, test = real.train, real.test
     others = torch.randperm(len(train["label"]), generator=generator("judge"))[: len(drawn)]
-    ours, real, learned = (judge.features(image) for image in (drawn, test["image"][:size], train["image"][others]))
-    seen, truly = share(judge.answers(ours) == label), share(judge.answers(real) == test["label"][:size])
+    ours, theirs, learned = (judge.features(image) for image in (drawn, test["image"], train["image"][others]))
+    seen, truly = share(judge.answers(ours) == label), share(judge.answers(theirs) == test["label"])
     yield Score("judge_accuracy", seen, truly, "the judge sees the class that was asked for")
-    yield Score("frechet", frechet(ours, real), frechet(learned, real), "distance from the test digits' features")
+    yield Score("frechet", frechet(ours, theirs), frechet(learned, theirs), "distance from the test digits' features")
     for name, value, floor in zip(
-        ("precision", "recall"), precision_recall(ours, real), precision_recall(learned, real), strict=True
+        ("precision", "recall"), precision_recall(ours, theirs), precision_recall(learned, theirs), strict=True
     ):
         meaning = "drawn digits are among real ones" if name == "precision" else "real digits are among drawn ones"
         yield Score(name, value, floor, meaning)
@@ -233,17 +244,16 @@ def precision_recall(drawn: Tensor, real: Tensor) -> tuple[float, float]:
     return among(drawn, real), among(real, drawn)
 
 
-def taught(judge: Run, drawn: Tensor, label: Tensor, data: Drawings) -> Iterator[Score]:
+def taught(judge: Run, drawn: Tensor, label: Tensor, real: Real) -> Iterator[Score]:
     """Teach a classifier of the judge's kind on drawn digits, and another one on as many real ones."""
-    train, test = data.whole("train"), data.whole("test")
-    real = torch.randperm(len(train["label"]), generator=generator("taught"))[: len(drawn)]
-    image, truth = (test[name][: data.sizes["test"]] for name in ("image", "label"))
+    others = torch.randperm(len(real.train["label"]), generator=generator("taught"))[: len(drawn)]
     found = []
-    for images, labels in ((drawn, label), (train["image"][real], train["label"][real])):
-        pupil = teach(judge, Split((images[:, 0] * (255 // (data.levels - 1))).byte(), labels))
+    for images, labels in ((drawn, label), (real.train["image"][others], real.train["label"][others])):
+        pupil = teach(judge, Split((images[:, 0] * (255 // (real.levels - 1))).byte(), labels))
         with torch.inference_mode():
-            said = torch.cat([pupil(grey(part, data.levels)).argmax(dim=1) for part in image.split(CHUNK)])
-        found.append(share(said == truth))
+            tests = real.test["image"].split(CHUNK)
+            said = torch.cat([pupil(grey(part, real.levels)).argmax(dim=1) for part in tests])
+        found.append(share(said == real.test["label"]))
     yield Score("taught_accuracy", found[0], found[1], "on test digits, of a classifier taught on drawn digits alone")
 
 

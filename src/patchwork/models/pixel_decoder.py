@@ -45,9 +45,8 @@ class InnerHead(nn.Module):
         self.around = nn.Linear(seen, hidden, bias=False)
         self.before = nn.Linear(patch, hidden, bias=False)
         self.place = LearnedPositions(length=symbols, embed_dim=hidden)
-        self.mlp = nn.Sequential(
-            nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
-        )  # faster than GELU where little is done
+        # SiLU is faster than GELU where there is little to do, as in a step of drawing
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.head = nn.Linear(hidden, vocabulary)
 
     def context(self, x: Tensor, around: Tensor) -> Tensor:
