@@ -147,11 +147,19 @@ def test_command_scores_and_keeps(
     assert found["bits_per_pixel"] == pytest.approx(found["nll"] / 784 / math.log(2))
     shares = ("generative_accuracy", "copies", "judge_accuracy", "precision", "recall", "taught_accuracy", "prompts")
     assert all(0 <= found[name] <= 1 for name in (*shares, "new_phrasings", "new_sums"))
+    assert command("evaluate", "run=run", "judge=judge", "samples=20", "guidance=3", "temperature=0.5") == 0
+    other = json.loads(Path("run/scorecard-temperature-0.5-guidance-3.json").read_text())
+    guided = {score["name"]: score["value"] for score in other["scores"]}
+    assert (other["guidance"], other["temperature"]) == (3, 0.5)
+    assert guided["nll"] == found["nll"]  # the law is the model's own
+    assert guided["nearest"] != found["nearest"]  # what is drawn is not
     assert command("evaluate", "run=run", "samples=20") == 0
     assert "judge=FOLDER" in capsys.readouterr().out
     for words, said in (
         (["run=judge", "judge=judge"], "is for generators"),
         (["run=run", "judge=run"], "judge=run"),
+        (["run=judge", "guidance=2.0"], "guidance=2.0 is for generators"),
+        (["run=run", "temperature=0"], "temperature=0"),
         (["run=run", "samples=0"], "samples=0"),
         (["run=run", "samples=many"], "samples='many'"),
     ):

@@ -1,7 +1,8 @@
 """How good is a generator? Its likelihood, and what an independent judge makes of the digits that it draws.
 
 1. The exact likelihood of the test images: alone, given their class, and averaged over all classes.
-2. Digits of every class are drawn, by a fixed seed, as the model has them: no temperature, nothing cut off.
+2. Digits of every class are drawn, by a fixed seed, as the model has them: no temperature, nothing cut off. Or with a
+   temperature or guidance that is asked for; likelihoods are the model's own, whatever is asked.
 3. A classifier of the same project, trained on real digits and never on drawn ones, says what it sees in them; its
    features tell how near the law of what is drawn comes to that of real digits.
 4. A classifier of the judge's kind is taught on drawn digits alone and asked about real ones.
@@ -79,26 +80,27 @@ def check_judge(judge: Run, run: Run) -> None:
     same_digits(judge.manifest, judge.data)
 
 
-def scorecard(run: Run, judge: Run | None, count: int) -> Iterator[Score]:
+def scorecard(run: Run, judge: Run | None, count: int, **choice: float) -> Iterator[Score]:
     """Measure a generator, whose data is loaded, on the test digits and on `count` digits that it draws.
 
-    What it never learned is left out: images of which nothing is told, classes, or prompts.
+    What it never learned is left out: images of which nothing is told, classes, or prompts. `choice` is the
+    `temperature` and `guidance` that it draws with, see `PixelDecoder.draw`.
     """
     keep_memory()
     task, real = cast(Pixels, run.task.float().eval()), Real.of(cast(Drawings, run.data))
     model = cast(PixelDecoder, task.model)
     yield Score("parameters", sum(p.numel() for p in model.parameters()), None, "of the generator")
     yield from likelihood(task, real)
-    yield from speed(model)
+    yield from speed(model, **choice)
     label = torch.arange(count) % model.none
     if task.names_classes:
-        drawn = draw(model, label, "scorecard")
+        drawn = draw(model, label, "scorecard", **choice)
         yield from nearness(drawn, real)
         if judge is not None:
             yield from judged(Judge(judge, model.levels), drawn, label, real)
             yield from taught(judge, drawn, label, real)
     if judge is not None and model.text is not None:
-        yield from understood(Judge(judge, model.levels), model)
+        yield from understood(Judge(judge, model.levels), model, **choice)
 
 
 @torch.inference_mode()
@@ -130,17 +132,20 @@ def likelihood(task: Pixels, real: Real) -> Iterator[Score]:
         yield Score("generative_accuracy", guessed, None, "of the likeliest class, as a classifier")
 
 
-def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None) -> Tensor:
+def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None, **choice: float) -> Tensor:
     """Draw images (n, 1, height, width) of levels, for classes (n,) or prompts (n, L)."""
     noise = model.noise(len(label), generator(*key))
     parts = [slice(start, start + CHUNK) for start in range(0, len(label), CHUNK)]
     words = [None if prompt is None else prompt[part] for part in parts]
     return torch.cat(
-        [model.generate(label[part], noise[part], prompt=said) for part, said in zip(parts, words, strict=True)]
+        [
+            model.generate(label[part], noise[part], prompt=said, **choice)
+            for part, said in zip(parts, words, strict=True)
+        ]
     )
 
 
-def speed(model: PixelDecoder) -> Iterator[Score]:
+def speed(model: PixelDecoder, **choice: float) -> Iterator[Score]:
     """Time the drawing: the best of three."""
     for size, name, meaning in ((64, "images_per_second", "64 at a time"), (1, "seconds_for_one", "one image alone")):
         label = torch.arange(size) % model.none
@@ -148,7 +153,7 @@ def speed(model: PixelDecoder) -> Iterator[Score]:
         times = []
         for _ in range(3):
             begin = time.perf_counter()
-            model.generate(label, noise)
+            model.generate(label, noise, **choice)
             times.append(time.perf_counter() - begin)
         yield Score(name, size / min(times) if size > 1 else min(times), None, meaning)
 
@@ -276,7 +281,7 @@ def teach(judge: Run, digits: Split) -> nn.Module:
     return task.model.eval()
 
 
-def understood(judge: Judge, model: PixelDecoder) -> Iterator[Score]:
+def understood(judge: Judge, model: PixelDecoder, **choice: float) -> Iterator[Score]:
     """Draw what prompts ask for, known ones and those held out, and let the judge say what it sees."""
     known: dict[str, tuple[tuple[Kind, ...], str]] = {
         "prompts": (("numbers", "sums"), "prompts of the training grammar, drawn as asked"),
@@ -290,7 +295,8 @@ def understood(judge: Judge, model: PixelDecoder) -> Iterator[Score]:
             possible = int((some.digits < model.none).sum())  # they come in order
             chosen = torch.randperm(possible, generator=generator("asked", kind))[: ASKED // len(kinds)]
             label = some.digits[chosen]
-            images = draw(model, torch.full_like(label, model.none), "asked", kind, prompt=some.words[chosen])
+            none = torch.full_like(label, model.none)
+            images = draw(model, none, "asked", kind, prompt=some.words[chosen], **choice)
             right.append(judge.answers(judge.features(images)) == label)
         yield Score(name, share(torch.cat(right)), None, meaning)
 
