@@ -80,7 +80,7 @@ def check_judge(judge: Run, run: Run) -> None:
     same_digits(judge.manifest, judge.data)
 
 
-def scorecard(run: Run, judge: Run | None, count: int, **choice: float) -> Iterator[Score]:
+def scorecard(run: Run, judge: Run | None, count: int, **choice: Any) -> Iterator[Score]:
     """Measure a generator, whose data is loaded, on the test digits and on `count` digits that it draws.
 
     What it never learned is left out: images of which nothing is told, classes, or prompts. `choice` is the
@@ -132,7 +132,7 @@ def likelihood(task: Pixels, real: Real) -> Iterator[Score]:
         yield Score("generative_accuracy", guessed, None, "of the likeliest class, as a classifier")
 
 
-def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None, **choice: float) -> Tensor:
+def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None, **choice: Any) -> Tensor:
     """Draw images (n, 1, height, width) of levels, for classes (n,) or prompts (n, L)."""
     noise = model.noise(len(label), generator(*key))
     parts = [slice(start, start + CHUNK) for start in range(0, len(label), CHUNK)]
@@ -145,7 +145,7 @@ def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = 
     )
 
 
-def speed(model: PixelDecoder, **choice: float) -> Iterator[Score]:
+def speed(model: PixelDecoder, **choice: Any) -> Iterator[Score]:
     """Time the drawing: the best of three."""
     for size, name, meaning in ((64, "images_per_second", "64 at a time"), (1, "seconds_for_one", "one image alone")):
         label = torch.arange(size) % model.none
@@ -281,7 +281,7 @@ def teach(judge: Run, digits: Split) -> nn.Module:
     return task.model.eval()
 
 
-def understood(judge: Judge, model: PixelDecoder, **choice: float) -> Iterator[Score]:
+def understood(judge: Judge, model: PixelDecoder, **choice: Any) -> Iterator[Score]:
     """Draw what prompts ask for, known ones and those held out, and let the judge say what it sees."""
     known: dict[str, tuple[tuple[Kind, ...], str]] = {
         "prompts": (("numbers", "sums"), "prompts of the training grammar, drawn as asked"),
