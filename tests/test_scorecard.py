@@ -76,6 +76,7 @@ def small_task(**settings: Any) -> Pixels:
         mode="min",
         unlabelled=0.5,
         prompted=0.2 if settings else 0.0,
+        agreement=0.1,
     ).eval()
 
 

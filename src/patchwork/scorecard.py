@@ -134,15 +134,12 @@ def likelihood(task: Pixels, real: Real) -> Iterator[Score]:
 
 def draw(model: PixelDecoder, label: Tensor, *key: str, prompt: Tensor | None = None, **choice: Any) -> Tensor:
     """Draw images (n, 1, height, width) of levels, for classes (n,) or prompts (n, L)."""
-    noise = model.noise(len(label), generator(*key))
-    parts = [slice(start, start + CHUNK) for start in range(0, len(label), CHUNK)]
-    words = [None if prompt is None else prompt[part] for part in parts]
-    return torch.cat(
-        [
-            model.generate(label[part], noise[part], prompt=said, **choice)
-            for part, said in zip(parts, words, strict=True)
-        ]
-    )
+    chance, drawn = generator(*key), []
+    for start in range(0, len(label), CHUNK):
+        part = slice(start, start + CHUNK)
+        noise = model.noise(len(label[part]), chance)
+        drawn.append(model.generate(label[part], noise, prompt=None if prompt is None else prompt[part], **choice))
+    return torch.cat(drawn)
 
 
 def speed(model: PixelDecoder, **choice: Any) -> Iterator[Score]:

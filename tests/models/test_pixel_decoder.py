@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from patchwork.models import PixelDecoder, pixel_decoder
-from patchwork.models.pixel_decoder import sample, systematic
+from patchwork.models.pixel_decoder import gumbel, sample, systematic
 
 TOKENS = ["gray256", "binary", "patch2x2", "patch4x4"]
 
@@ -94,7 +94,7 @@ def test_drawing_with_a_cache_is_drawing_without(tokens: str, positions: str, gu
     """Without one, the logits of each symbol are read from the whole image so far, as the likelihood has them."""
     model = decoder(tokens, 4 if tokens != "patch4x4" else 8, positions=positions)
     label = torch.tensor([0, 2, 3])
-    noise = torch.rand(3, model.length, model.symbols, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    noise = model.noise(3, torch.Generator().manual_seed(2))
     symbols = torch.zeros(3, model.length, model.symbols, dtype=torch.long)
     for place, turn in itertools.product(range(model.length), range(model.symbols)):
         told = model(model.picture(symbols), label)[:, place, turn]
@@ -109,7 +109,7 @@ def test_drawing_follows_the_likelihood() -> None:
     model = decoder("binary", 2)
     count = 40_000
     label = torch.ones(count, dtype=torch.long)
-    noise = torch.rand(count, 4, 1, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    noise = model.noise(count, torch.Generator().manual_seed(3))
     drawn = model.generate(label, noise).flatten(1).long()
     share = (drawn * torch.tensor([1, 2, 4, 8])).sum(dim=1).bincount(minlength=16) / count
     every = ((torch.arange(16)[:, None] >> torch.arange(4)) & 1).view(16, 1, 2, 2).double()
@@ -118,14 +118,16 @@ def test_drawing_follows_the_likelihood() -> None:
 
 
 def test_choice_among_the_likeliest() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(1000, -1)
-    noise = torch.linspace(0, 1, 1001)[:-1]
-    counts = sample(logits, noise).bincount(minlength=4) / 1000
-    assert torch.allclose(counts, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.002)
-    assert sample(logits, noise, top_k=2).unique().tolist() == [0, 1]
-    assert sample(logits, noise, top_p=0.79).unique().tolist() == [0, 1]
-    assert sample(logits, noise, top_p=0.81).unique().tolist() == [0, 1, 2]
-    assert sample(logits, noise, top_k=1).unique().tolist() == [0]
+    law = torch.tensor([0.15, 0.5, 0.05, 0.3])
+    logits = law.log().expand(100_000, -1)
+    noise = gumbel(logits.shape, torch.Generator().manual_seed(4))
+    counts = sample(logits, noise).bincount(minlength=4) / len(noise)
+    assert torch.allclose(counts, law, atol=0.006)
+    two = sample(logits, noise, top_k=2).bincount(minlength=4) / len(noise)
+    assert torch.allclose(two, torch.tensor([0, 0.5, 0, 0.3]) / 0.8, atol=0.006)
+    assert sample(logits, noise, top_p=0.79).unique().tolist() == [1, 3]
+    assert sample(logits, noise, top_p=0.81).unique().tolist() == [0, 1, 3]
+    assert sample(logits, noise, top_k=1).unique().tolist() == [1]
 
 
 def test_sizes() -> None:

@@ -31,6 +31,7 @@ def task(unlabelled: float = 0.5, prompted: float = 0.0, **changes: Any) -> Pixe
         mode="min",
         unlabelled=unlabelled,
         prompted=prompted,
+        agreement=0.1,
     )
 
 
@@ -86,6 +87,25 @@ def test_prompts_are_learned_in_place_of_the_class() -> None:
     words = model.text.token_embed.weight.grad
     assert words is not None
     assert words.norm(dim=1).nonzero().flatten().tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_prompts_come_to_agree_with_their_classes() -> None:
+    subject = task(0.0, prompted=0.5)
+    model = subject.model
+    assert isinstance(model, PixelDecoder)
+    label, prompt = batch()["label"], batch()["prompt"]
+    with torch.no_grad():
+        assert model.text is not None
+        apart = (model.text(prompt) - model.class_embed(label)).square().mean()
+        assert torch.allclose(model.disagreement(label, prompt), apart)
+    model.disagreement(label, prompt).backward()
+    assert model.class_embed.weight.grad is None  # it is the prompt that gives way
+    optimizer = subject.optimizer(model)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.disagreement(label, prompt).backward()
+        optimizer.step()
+    assert model.disagreement(label, prompt) < 0.2 * apart
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ p(image). Classes and words are only ever read: what comes out is a symbol.
 Sources: iGPT, https://proceedings.mlr.press/v119/chen20s.html; guidance, https://arxiv.org/abs/2207.12598
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -81,8 +81,8 @@ class PixelDecoder(nn.Module):
         levels: Literal[2, 256],
         tokens: Tokens = "patch4x4",
         embed_dim: PositiveInt = 128,
-        num_heads: PositiveInt = 4,
-        depth: PositiveInt = 3,
+        num_heads: PositiveInt = 2,
+        depth: PositiveInt = 2,
         mlp_ratio: PositiveFloat = 4.0,
         positions: Literal["learned", "rotary", "none"] = "rotary",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
@@ -156,6 +156,11 @@ class PixelDecoder(nn.Module):
             return told
         spoken = prompt[:, 0].nonzero()[:, 0]
         return told.index_put((spoken,), self.text(prompt[spoken]).to(told.dtype))
+
+    def disagreement(self, label: Tensor, prompt: Tensor) -> Tensor:
+        """Return the mean squared difference () of what prompts (B, L) say from what their classes (B,) do."""
+        assert self.text is not None
+        return F.mse_loss(self.text(prompt), self.class_embed(label).detach())
 
     def read(self, symbols: Tensor, told: Tensor, caches: list[Cache] | None = None) -> Tensor:
         """Say of what is told (B, D) and of each patch (B, T, K) what is to follow: (B, 1 + T, D).
@@ -236,8 +241,8 @@ class PixelDecoder(nn.Module):
         return (pixels[:, :, None] * earlier[..., None]).flatten(3)
 
     def noise(self, count: int, chance: torch.Generator) -> Tensor:
-        """Draw all that chance has a say in when `count` images are drawn: (count, N, K), even in [0, 1)."""
-        return torch.rand(count, self.length, self.symbols, generator=chance).to(self.norm.weight)
+        """Draw all that chance has a say in when `count` images are drawn: (count, N, K, V), of Gumbel's law."""
+        return gumbel((count, self.length, self.symbols, self.vocabulary), chance).to(self.norm.weight)
 
     @torch.inference_mode()
     def draw(
@@ -253,7 +258,7 @@ class PixelDecoder(nn.Module):
     ) -> Iterator[Tensor]:
         """Draw images (B, 1, height, width) of levels for what is told, and yield them after each patch.
 
-        Equal `noise` (B, N, K) gives equal images. What is yielded is one tensor that goes on being drawn.
+        Equal `noise` (B, N, K, V) gives equal images. What is yielded is one tensor that goes on being drawn.
         `temperature` divides the logits; `top_k` and `top_p` keep the likeliest symbols, so many or of so much
         probability. `guidance` above 1 goes from what is said without a class towards, and beyond, what is said with
         it, at twice the cost.
@@ -318,7 +323,7 @@ class PixelDecoder(nn.Module):
                     kept = (group + torch.where(poor, systematic(share, chance), torch.arange(particles))).flatten()
                     drawing.keep(kept)
                     law, weight = law[kept], weight.masked_fill(poor, 0)
-            drawing.put(sample(law, torch.rand(len(law), generator=chance).to(law)))
+            drawing.put(sample(law, gumbel(law.shape, chance).to(law)))
         if number < first:  # nothing was to be drawn
             return drawing.image
         kept = group + weight.softmax(dim=-1).multinomial(1, generator=chance)
@@ -405,21 +410,24 @@ class Drawing:
             cache.keep(chosen)
 
 
+def gumbel(shape: Sequence[int], chance: torch.Generator) -> Tensor:
+    """Draw noise of Gumbel's law, on the processor."""
+    return torch.empty(shape).exponential_(generator=chance).log_().neg_()
+
+
 def sample(logits: Tensor, noise: Tensor, *, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
-    """Choose symbols (B,) by their logits (B, V): the first whose cumulative probability exceeds `noise` (B,).
+    """Choose symbols (B,) by their logits (B, V): the largest, once Gumbel's `noise` (B, V) is added, has their law.
 
     `top_k` keeps the likeliest symbols; `top_p` the fewest of the likeliest that have so much probability together.
+    Source: Maddison et al. 2014, https://arxiv.org/abs/1411.0030
     """
-    law = logits.softmax(dim=-1)
     if top_k is not None or top_p < 1:
-        sorted_law, order = law.sort(dim=-1, descending=True)
-        before = sorted_law.cumsum(dim=-1) - sorted_law  # what likelier symbols have
-        kept = before < top_p
+        law, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+        dropped = law.cumsum(dim=-1) - law >= top_p  # so much have the likelier ones
         if top_k is not None:
-            kept[:, top_k:] = False
-        law = torch.zeros_like(law).scatter(1, order, sorted_law * kept)
-    total = law.cumsum(dim=-1)
-    return torch.searchsorted(total, noise[:, None] * total[:, -1:], right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+            dropped[:, top_k:] = True
+        logits = logits.masked_fill(dropped.scatter(1, order, dropped), -torch.inf)
+    return (logits + noise).argmax(dim=-1)
 
 
 def systematic(share: Tensor, chance: torch.Generator) -> Tensor:

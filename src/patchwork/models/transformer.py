@@ -313,8 +313,7 @@ class AxialRotary(nn.Module):
         cos, sin = self.cos.narrow(0, start, count), self.sin.narrow(0, start, count)
 
         def rotate(x: Tensor) -> Tensor:
-            a, b = x.chunk(2, dim=-1)
-            return x * cos + torch.cat([b, a], dim=-1) * sin
+            return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
         return rotate
 

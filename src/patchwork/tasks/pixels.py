@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from annotated_types import Interval
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
@@ -23,9 +24,13 @@ class Pixels(Task):
     learned, and the first of them in `bits_per_pixel`. They are exact, and need nothing but the model's own
     probabilities.
 
+    A prompt learns what it says by the images that it is told of, and faster by agreeing with the class it asks for.
+
     Args:
         unlabelled, prompted: share of training images of which nothing is told, and of those told by a prompt; of the
             rest the class is told.
+        agreement: weight of the squared distance between what a prompt and its class say; all prompts of a batch are
+            read for it.
     """
 
     needs: ClassVar = ("image", "label", "prompt")
@@ -33,10 +38,10 @@ class Pixels(Task):
     probes: ClassVar = (*PROBES, "causal", "cache")
     pictured: ClassVar = "drawn, one of each class in turn"
 
-    def __init__(self, *, unlabelled: Share, prompted: Share, **task: Any) -> None:
+    def __init__(self, *, unlabelled: Share, prompted: Share, agreement: NonNegativeFloat, **task: Any) -> None:
         if unlabelled + prompted > 1:
             raise ConfigError(f"task.prompted={prompted} is too much beside task.unlabelled={unlabelled}: both share 1")
-        self.unlabelled, self.prompted = unlabelled, prompted
+        self.unlabelled, self.prompted, self.agreement = unlabelled, prompted, agreement
         super().__init__(**task)
         reads = cast(PixelDecoder, self.model).text is not None
         if reads is not (prompted > 0):
@@ -54,15 +59,18 @@ class Pixels(Task):
         return {**alone, **given, "bits_per_pixel": MeanMetric()}
 
     def step(self, batch: Batch, split: Split) -> Tensor:
-        """Return the loss in nats a pixel."""
+        """Return the loss in nats a pixel, and in training what prompts lack in agreement."""
         image, label = batch["image"], batch["label"]
         model = cast(PixelDecoder, self.model)
         none, pixels = torch.full_like(label, model.none), image[0].numel()
         if split == "train":
             chance = torch.rand(label.shape, device=label.device)
             spoken = (chance >= self.unlabelled) & (chance < self.unlabelled + self.prompted)
-            label = torch.where(chance < self.unlabelled, none, label)
-            return -model.log_likelihood(image, label, batch["prompt"] * spoken[:, None]).mean() / pixels
+            named = torch.where(chance < self.unlabelled, none, label)
+            loss = -model.log_likelihood(image, named, batch["prompt"] * spoken[:, None]).mean() / pixels
+            if self.prompted and self.names_classes:
+                loss = loss + self.agreement * model.disagreement(label, batch["prompt"])
+            return loss
         told = {"nll": none} if self.unlabelled else {}
         told |= {"class_nll": label} if self.names_classes else {}
         with torch.autocast(image.device.type, enabled=False):  # what is measured is exact
@@ -91,8 +99,8 @@ class Pixels(Task):
 
     def written(self, batch: Batch) -> Tensor:
         model = cast(PixelDecoder, self.model)
-        noise = torch.zeros(len(batch["label"]), model.length, model.symbols, device=batch["label"].device)
-        return model.tokenize(model.generate(batch["label"], noise, top_k=1)).flatten(1)
+        noise = torch.zeros(len(batch["label"]), model.length, model.symbols, 1, device=batch["label"].device)
+        return model.tokenize(model.generate(batch["label"], noise)).flatten(1)
 
     def chance(self, batch: Batch) -> float:
         return math.log(cast(PixelDecoder, self.model).levels)
