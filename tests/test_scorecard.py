@@ -64,7 +64,7 @@ def test_frechet_distance_of_correlated_laws() -> None:
 
 def small_task(**settings: Any) -> Pixels:
     torch.manual_seed(0)
-    model = PixelDecoder(image_size=28, num_classes=10, levels=2, embed_dim=16, depth=1, **settings)
+    model = PixelDecoder(image_size=28, num_classes=10, levels=2, embed_dim=16, num_heads=2, depth=1, **settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

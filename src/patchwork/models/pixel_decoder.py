@@ -81,7 +81,7 @@ class PixelDecoder(nn.Module):
         levels: Literal[2, 256],
         tokens: Tokens = "patch4x4",
         embed_dim: PositiveInt = 128,
-        num_heads: PositiveInt = 2,
+        num_heads: PositiveInt = 8,
         depth: PositiveInt = 2,
         mlp_ratio: PositiveFloat = 4.0,
         positions: Literal["learned", "rotary", "none"] = "rotary",
