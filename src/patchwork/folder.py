@@ -18,9 +18,9 @@ try:
 except ImportError:  # where there are no such locks
     fcntl = None  # type: ignore[assignment]
 
-from patchwork.checkpoints import write_bytes
 from patchwork.config import check, one_line, written
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.files import write_bytes
 
 CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
 CHANGEABLE = (  # when a run is resumed

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +25,7 @@ from typing import Annotated, Any, Literal
 import pytorch_lightning as pl
 import torch
 from annotated_types import Gt, Le
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
@@ -45,11 +42,11 @@ from patchwork.checkpoints import (
     read_latest,
     sweep,
     weights_sha256,
-    write_bytes,
 )
 from patchwork.config import check, one_line
 from patchwork.data import Part, Stream
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.files import write_bytes
 from patchwork.folder import (
     CONFIG,
     FOLDER,
@@ -62,6 +59,7 @@ from patchwork.folder import (
     read_manifest,
     write_manifest,
 )
+from patchwork.multirun import JOB, note
 from patchwork.tasks import Sample, Task
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -161,12 +159,13 @@ def train(config: DictConfig) -> None:
     check(config)
     config, folder, wanted = *find_run(config), config.folder
     if folder and read_manifest(folder).get("status") == "finished":
+        note(folder=str(folder))
         print(f"{folder} is finished: there is nothing to go on with.")
         return
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     check_processes(config.trainer)
     data, task = build(config)
-    clock, checkpoints = Clock(started()), Checkpoints(config.save_seconds)
+    clock, checkpoints = Clock(STARTED), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
     trainer = make_trainer(config, [*watchers, *parts(config, "callbacks"), checkpoints])
@@ -212,13 +211,6 @@ def train(config: DictConfig) -> None:
         write_manifest(folder, {**manifest, "status": "finished"})
         tell(folder, manifest, samples)
     keep_lock.close()
-
-
-def started() -> float:
-    """Return when this run began: with the command, or for a later one of a multirun, now."""
-    job = HydraConfig.get().job
-    first = OmegaConf.is_missing(job, "num") or not job.num
-    return STARTED if first else time.time()
 
 
 def build(config: DictConfig) -> tuple[Stream, Task]:
@@ -322,11 +314,13 @@ def check_processes(settings: DictConfig) -> None:
     """Check that nothing but this command starts the processes that train together.
 
     Raises:
-        ConfigError: under -m, whose jobs the other processes would not follow; or under another launcher.
+        ConfigError: if this is a job of -m; or under another launcher.
     """
-    several = settings.devices not in (1, [0]) and settings.strategy == "ddp"
-    if several and HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise ConfigError("trainer.strategy=ddp cannot be swept with -m: give one command for each run")
+    if settings.strategy == "ddp" and JOB in os.environ:
+        raise ConfigError(
+            "trainer.strategy=ddp cannot be swept with -m, which gives each job one process and its share of the "
+            "cores: give one command for each run, without -m"
+        )
     if os.environ.get("WORLD_SIZE", "1") != "1" and FOLDER not in os.environ:
         raise ConfigError("a run starts its processes itself: leave torchrun away and set trainer.devices")
 
@@ -437,6 +431,7 @@ def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
     """Put down what the run is before it begins, and tell its folder to the other processes."""
     os.environ[FOLDER] = str(folder)
     if main_process():
+        note(folder=str(folder))
         sweep(folder)
         write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
         write_manifest(folder, manifest)
