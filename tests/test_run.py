@@ -146,7 +146,7 @@ def test_processes_of_another_launcher_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command("train", *TINY) == 2
-    assert "leave torchrun away" in capsys.readouterr().err
+    assert "neither torchrun nor srun" in capsys.readouterr().err
     assert not list(tmp_path.glob("outputs/seq2seq"))
 
 

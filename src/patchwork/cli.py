@@ -119,8 +119,14 @@ def resource_fault(error: Exception) -> PatchworkError | None:
     return None
 
 
+def speaks() -> bool:
+    """Return whether this is the one of the processes that train together which speaks for all."""
+    ranks = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
+    return next(ranks, "0") == "0"
+
+
 def tell(error: BaseException) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that train together speaks for all
+    if speaks():
         script = Path(sys.argv[0])
         print(f"{script.parent.name if script.stem == '__main__' else script.name}: {one_line(error)}", file=sys.stderr)
         multirun.note(error=one_line(error))
@@ -128,7 +134,7 @@ def tell(error: BaseException) -> None:
 
 def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Show a warning of ours as one line; those of libraries are for developers, and left out."""
-    if issubclass(category, PatchworkWarning):
+    if issubclass(category, PatchworkWarning) and speaks():
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
