@@ -144,7 +144,7 @@ class Run:
         self.data.prepare_data()
         same_digits(self.manifest, self.data)
         config = self.config.copy()
-        config.trainer.devices, config.trainer.strategy = 1, "auto"
+        config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
         if not there().get(config.trainer.accelerator):
             config.trainer.accelerator = "auto"
         return test(make_trainer(config, []), self.task, self.data)
