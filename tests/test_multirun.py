@@ -169,6 +169,20 @@ def test_processes_that_a_job_cannot_lead_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("stopped", "parent", "ended"),
+    [(signal.SIGINT, None, signal.SIGINT), (None, 0, signal.SIGTERM), (None, os.getppid(), None), (None, None, None)],
+)
+def test_a_job_is_told_that_all_stop(
+    tmp_path: Path, stopped: int | None, parent: int | None, ended: int | None
+) -> None:
+    """And that the process is gone which started the one that waits for it: 0 is never that."""
+    if stopped:
+        (tmp_path / "stop").write_text(str(int(stopped)))
+    with subprocess.Popen(["sleep", "0.5" if ended is None else "60"]) as job:
+        assert multirun.wait(job, tmp_path / "stop", parent) == (0 if ended is None else -ended)
+
+
+@pytest.mark.parametrize(
     ("code", "noted", "status", "exit_code"),
     [
         (0, {"done": True}, "finished", 0),

@@ -60,6 +60,7 @@ def stop(number: int, frame: FrameType | None) -> None:
     if (folder / STOP).exists():
         raise Interrupted(number)
     print(f"{signal.Signals(number).name}: the jobs save and end; once more does not wait", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).write_text(str(number))
 
 
@@ -105,7 +106,7 @@ def run_job(script: Path, config_name: str) -> None:
             stderr=output,
             start_new_session=True,  # a terminal's Ctrl-C reaches it once, by way of the file
         )
-        code = wait(child, place / STOP)
+        code = wait(child, place / STOP, None if alone else os.getppid())
     seconds = round(time.monotonic() - started, 3)
     put(path, {**read(path), **verdict(code, read(path)), "seconds": seconds})
 
@@ -125,15 +126,19 @@ def places(script: Path, config_name: str) -> list[str]:
     return words + ([f"--config-dir={found['command-line']}"] if "command-line" in found else [])
 
 
-def wait(child: subprocess.Popen, stop: Path) -> int:
-    """Wait for a job's end and return its exit code; pass on that all are to stop, or that their leader is gone."""
-    leader, told = os.getppid(), False
+def wait(child: subprocess.Popen, stop: Path, parent: int | None) -> int:
+    """Wait for a job's end and return its exit code; pass on that all are to stop, or that this one's parent is gone.
+
+    Where this process leads, its parent is a shell, which may go: None.
+    """
+    told = False
     try:
         while True:
             try:
                 return child.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
-                if not told and (stop.exists() or os.getppid() != leader):
+                orphan = parent not in (None, os.getppid())
+                if not told and (stop.exists() or orphan):
                     child.send_signal(int(stop.read_text() or signal.SIGTERM) if stop.exists() else signal.SIGTERM)
                     told = True
     except BaseException as reason:  # the launcher has no more time for it, or a signal came again
