@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from patchwork.checkpoints import SafeCheckpointIO, previous, read, read_latest, weights_sha256, write, write_bytes
+from patchwork.checkpoints import SafeCheckpointIO, previous, read, read_latest, weights_sha256, write
 from patchwork.errors import DataError, Interrupted, ResourceError
+from patchwork.files import write_bytes
 
 
 def state(number: int) -> dict:

@@ -77,18 +77,6 @@ def test_runs_of_one_second_have_folders_of_their_own(
     assert {path.name for path in (tmp_path / "outputs/seq2seq/encoder_decoder").iterdir()} == {"now", "now-2"}
 
 
-def test_multirun_gives_each_job_its_own(command: Command, tmp_path: Path) -> None:
-    assert command("train", "-m", *TINY, "seed=0,1,2") == 0
-    runs = list((tmp_path / "outputs/seq2seq/encoder_decoder").glob("*/manifest.json"))
-    assert sorted(json.loads(path.read_text())["seed"] for path in runs) == [0, 1, 2]
-
-
-def test_a_failing_job_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:
-    assert command("train", "-m", *TINY, "model.num_heads=3,4") == 2
-    (path,) = tmp_path.glob("outputs/seq2seq/encoder_decoder/*/manifest.json")
-    assert json.loads(path.read_text())["status"] == "finished"
-
-
 def test_auto_resume_finds_the_run_of_this_configuration(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -153,14 +141,12 @@ def test_figures_that_could_not_be_drawn_are_drawn_when_it_goes_on(
     assert (tmp_path / "run" / "figures" / "curves.png").exists()
 
 
-def test_processes_that_a_multirun_cannot_lead_are_refused(
+def test_processes_of_another_launcher_are_refused(
     command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert command("train", "-m", *TINY, "accelerator=ddp", "seed=0,1") == 2
-    assert "cannot be swept with -m" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert command("train", *TINY) == 2
-    assert "leave torchrun away" in capsys.readouterr().err
+    assert "neither torchrun nor srun" in capsys.readouterr().err
     assert not list(tmp_path.glob("outputs/seq2seq"))
 
 

@@ -1,17 +1,14 @@
 """Checkpoints that are whole or not there.
 
-A file is written beside its target, synced and renamed; its SHA-256 stands in the comment of the zip archive that a
-torch checkpoint is, so that it is still an ordinary checkpoint for every other tool. It is verified whenever it is
-read: torch itself loads a flipped bit without a word. Reading is `weights_only`, so nothing in a file is executed.
+They are written as all files are, see `patchwork.files`. The SHA-256 of each stands in the comment of the zip archive
+that a torch checkpoint is, so that it is still an ordinary checkpoint for every other tool. It is verified whenever it
+is read: torch itself loads a flipped bit without a word. Reading is `weights_only`, so nothing in a file is executed.
 """
 
-import errno
 import hashlib
 import io
-import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +17,8 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from patchwork.errors import DataError, PatchworkWarning, ResourceError
+from patchwork.errors import DataError, PatchworkWarning
+from patchwork.files import whole_or_nothing
 
 BEST, LAST = "best.ckpt", "last.ckpt"  # in a run's folder `checkpoints`
 MARK = b"sha256:"
@@ -37,41 +35,6 @@ def sweep(folder: Path) -> None:
 def previous(path: Path) -> Path:
     """Return where the checkpoint is kept that `path` replaced."""
     return path.with_name(f"{path.stem}-previous{path.suffix}")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: whoever looks finds the old file or the new one, never a part.
-
-    Raises:
-        ResourceError: if the disk is full or the folder not writable; nothing is left behind.
-    """
-    with whole_or_nothing(path, content) as part:
-        part.replace(path)
-
-
-@contextmanager
-def whole_or_nothing(path: Path, content: bytes) -> Iterator[Path]:
-    """Write and sync a file beside `path`, for the context to rename; whatever happens, nothing half-written stays."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield part
-        if os.name == "posix":  # so that the new name is as safe as the content
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        full = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise ResourceError(f"{path} cannot be written: {full}; free some space or choose another folder=…") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from patchwork import multirun
 from patchwork.config import ROOMS, check_call, one_line, unknown
 from patchwork.errors import ConfigError, Interrupted, PatchworkError, PatchworkWarning, ResourceError
 
@@ -34,11 +35,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     """Make a function of a configuration into a command of that name in `conf/`."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        failed: list[int] = []
-        conf = Path(function.__code__.co_filename).resolve().parent / "conf"
+        script = Path(function.__code__.co_filename).resolve()
+        conf = script.parent / "conf"
 
         @wraps(function)
         def job(config: DictConfig) -> None:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                multirun.run_job(script, config_name)
+                return
             import patchwork.lightning  # noqa: F401
 
             try:
@@ -47,17 +51,19 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
                 if error is None:
                     traceback.print_exc()  # a fault of the program
-                else:
-                    tell(error)
-                code = 1 if error is None else error.exit_code
-                if HydraConfig.get().mode is not RunMode.MULTIRUN:
-                    sys.exit(code)
-                failed.append(code)  # the other jobs go on
+                    multirun.note(error=f"{type(caught).__name__}: {one_line(caught)}")
+                    sys.exit(1)
+                tell(error)
+                sys.exit(error.exit_code)
+            multirun.note(done=True)
 
         @wraps(function)
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # faults come to us and not to Hydra's own printer
             warnings.showwarning = warn
+            multirun.folder = None
+            if multirun.JOB in os.environ:
+                multirun.end_with_leader()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, interrupt)
             try:
@@ -70,8 +76,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             except Interrupted as stop:
                 tell(stop)
                 sys.exit(stop.exit_code)
-            if failed:
-                sys.exit(failed[0])
+            except RuntimeError as error:
+                if multirun.folder is None:
+                    raise
+                tell(ResourceError(f"the launcher has lost a job: {one_line(error)[:200]}"))
+            if multirun.folder is not None:
+                sys.exit(multirun.conclude(multirun.folder))
 
         return main
 
@@ -109,15 +119,22 @@ def resource_fault(error: Exception) -> PatchworkError | None:
     return None
 
 
+def speaks() -> bool:
+    """Return whether this is the one of the processes that train together which speaks for all."""
+    ranks = (os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ)
+    return next(ranks, "0") == "0"
+
+
 def tell(error: BaseException) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes that train together speaks for all
+    if speaks():
         script = Path(sys.argv[0])
         print(f"{script.parent.name if script.stem == '__main__' else script.name}: {one_line(error)}", file=sys.stderr)
+        multirun.note(error=one_line(error))
 
 
 def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Show a warning of ours as one line; those of libraries are for developers, and left out."""
-    if issubclass(category, PatchworkWarning):
+    if issubclass(category, PatchworkWarning) and speaks():
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -126,7 +143,8 @@ def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
     text = str(error.__cause__ or error) + "\n" + str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, value = (error.missing_cfg_file or "").rpartition("/")
-        return ConfigError(f"{group}={value} is not there: use one of {', '.join(sorted(error.options))}")
+        hint = "; clusters need pip install '.[cluster]'" if value.startswith("submitit") else ""
+        return ConfigError(f"{group}={value} is not there: use one of {', '.join(sorted(error.options))}{hint}")
     if "Ambiguous value for argument" in text:
         word = next(word for word in sys.argv[1:] if word in text)
         key, _, values = word.partition("=")

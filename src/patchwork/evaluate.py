@@ -9,9 +9,10 @@ from annotated_types import Ge
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from patchwork.checkpoints import weights_sha256, write_bytes
+from patchwork.checkpoints import weights_sha256
 from patchwork.config import check_value, unknown
 from patchwork.errors import ConfigError
+from patchwork.files import write_bytes
 from patchwork.run import Run
 from patchwork.tasks import Pixels
 

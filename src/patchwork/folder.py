@@ -10,7 +10,6 @@ from typing import IO, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from yaml import YAMLError
 
 try:
@@ -18,23 +17,19 @@ try:
 except ImportError:  # where there are no such locks
     fcntl = None  # type: ignore[assignment]
 
-from patchwork.checkpoints import write_bytes
 from patchwork.config import check, one_line, written
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.files import write_bytes
+from patchwork.processes import FOLDER, main_process
 
 CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
 CHANGEABLE = (  # when a run is resumed
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.num_nodes",
     "trainer.strategy",
     "save_seconds",
 )
-FOLDER = "PATCHWORK_FOLDER"  # tells the run's folder to the processes that Lightning starts beside this one
-
-
-def main_process() -> bool:
-    """Return whether this is the process that writes and prints, of those that train together."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def find_run(config: DictConfig) -> tuple[DictConfig, Path | None]:

@@ -13,7 +13,7 @@ from pydantic import StrictStr
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from patchwork.checkpoints import write_bytes
+from patchwork.files import write_bytes
 
 
 class MetricsTable(Logger):

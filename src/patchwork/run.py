@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +25,7 @@ from typing import Annotated, Any, Literal
 import pytorch_lightning as pl
 import torch
 from annotated_types import Gt, Le
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
@@ -45,23 +42,23 @@ from patchwork.checkpoints import (
     read_latest,
     sweep,
     weights_sha256,
-    write_bytes,
 )
 from patchwork.config import check, one_line
 from patchwork.data import Part, Stream
 from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.files import write_bytes
 from patchwork.folder import (
     CONFIG,
-    FOLDER,
     chosen,
     find_run,
     lock,
-    main_process,
     new_folder,
     read_config,
     read_manifest,
     write_manifest,
 )
+from patchwork.multirun import note
+from patchwork.processes import Team, check_processes, main_process
 from patchwork.tasks import Sample, Task
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -80,6 +77,7 @@ class Trainer(pl.Trainer):
         *,
         accelerator: str,
         devices: PositiveInt | list[NonNegativeInt] | Literal["auto"],
+        num_nodes: PositiveInt = 1,
         strategy: Literal["auto", "ddp"],
         precision: Literal["32-true", "bf16-mixed", "64-true"],
         deterministic: bool | Literal["warn"] | None,
@@ -146,7 +144,7 @@ class Run:
         self.data.prepare_data()
         same_digits(self.manifest, self.data)
         config = self.config.copy()
-        config.trainer.devices, config.trainer.strategy = 1, "auto"
+        config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
         if not there().get(config.trainer.accelerator):
             config.trainer.accelerator = "auto"
         return test(make_trainer(config, []), self.task, self.data)
@@ -159,18 +157,29 @@ def train(config: DictConfig) -> None:
         PatchworkError: its kind says what is at fault. Nothing is written before everything is known to fit.
     """
     check(config)
+    team = Team.meet()
+    with team.starting():
+        train_together(config, team)
+
+
+def train_together(config: DictConfig, team: Team) -> None:
+    """Train as one of the processes that were started to train a run: mostly, as the only one."""
+    team.follow()
     config, folder, wanted = *find_run(config), config.folder
     if folder and read_manifest(folder).get("status") == "finished":
-        print(f"{folder} is finished: there is nothing to go on with.")
+        team.share(folder)
+        if main_process():
+            note(folder=str(folder))
+            print(f"{folder} is finished: there is nothing to go on with.")
         return
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
-    check_processes(config.trainer)
     data, task = build(config)
-    clock, checkpoints = Clock(started()), Checkpoints(config.save_seconds)
+    clock, checkpoints = Clock(STARTED), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
     trainer = make_trainer(config, [*watchers, *parts(config, "callbacks"), checkpoints])
-    data.check_shards(trainer.num_devices)
+    check_processes(config.trainer.strategy, trainer.num_devices, trainer.num_nodes, team)
+    data.check_shards(trainer.num_devices * trainer.num_nodes)
     loggers = parts(config, "logger")
     check_loggers(loggers)
     data.prepare_data()
@@ -181,11 +190,13 @@ def train(config: DictConfig) -> None:
     same_digits(read_manifest(folder), data)
     manifest = continued(read_manifest(folder), describe(config, task, data, trainer))
     start(folder, config, manifest)
+    team.share(folder)
     checkpoints.folder = folder / "checkpoints"
     trainer.loggers = [make_logger(folder) for make_logger in loggers]
     latest = checkpoints.folder / LAST
     resumable = latest.exists() or previous(latest).exists()
     try:
+        team.agree()
         with lightning_faults():
             trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
         best = load_best(task, folder)
@@ -212,13 +223,6 @@ def train(config: DictConfig) -> None:
         write_manifest(folder, {**manifest, "status": "finished"})
         tell(folder, manifest, samples)
     keep_lock.close()
-
-
-def started() -> float:
-    """Return when this run began: with the command, or for a later one of a multirun, now."""
-    job = HydraConfig.get().job
-    first = OmegaConf.is_missing(job, "num") or not job.num
-    return STARTED if first else time.time()
 
 
 def build(config: DictConfig) -> tuple[Stream, Task]:
@@ -261,7 +265,8 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> Trainer:
         ConfigError: if it refuses its settings.
     """
     keep_memory()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # its notices are advertisements and hints
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their notices are advertisements and hints
     warnings.filterwarnings("ignore", module="pytorch_lightning|torchmetrics|torch")
     with lightning_faults():
         trainer = instantiate(config.trainer, _convert_="all")
@@ -316,19 +321,6 @@ def there() -> dict[str, bool]:
     """Return all accelerators by name, and whether this machine has them."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     return {"auto": True, "cpu": True, "cuda": cuda, "mps": mps, "gpu": cuda or mps}
-
-
-def check_processes(settings: DictConfig) -> None:
-    """Check that nothing but this command starts the processes that train together.
-
-    Raises:
-        ConfigError: under -m, whose jobs the other processes would not follow; or under another launcher.
-    """
-    several = settings.devices not in (1, [0]) and settings.strategy == "ddp"
-    if several and HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise ConfigError("trainer.strategy=ddp cannot be swept with -m: give one command for each run")
-    if os.environ.get("WORLD_SIZE", "1") != "1" and FOLDER not in os.environ:
-        raise ConfigError("a run starts its processes itself: leave torchrun away and set trainer.devices")
 
 
 def check_loggers(loggers: list[Any]) -> None:
@@ -415,7 +407,7 @@ def describe(config: DictConfig, task: Task, data: Stream, trainer: pl.Trainer) 
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "devices": trainer.num_devices,
+            "devices": trainer.num_devices * trainer.num_nodes,
         },
     }
 
@@ -434,9 +426,9 @@ def commit() -> str | None:
 
 
 def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
-    """Put down what the run is before it begins, and tell its folder to the other processes."""
-    os.environ[FOLDER] = str(folder)
+    """Put down what the run is before it begins."""
     if main_process():
+        note(folder=str(folder))
         sweep(folder)
         write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
         write_manifest(folder, manifest)
