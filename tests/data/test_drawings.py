@@ -10,6 +10,7 @@ from torch import Tensor
 from patchwork.config import PROMPTS
 from patchwork.data import Drawings
 from patchwork.data.digits import Digits, Split
+from patchwork.data.drawings import moved
 from patchwork.data.prompts import LENGTH, prompts, vocabulary
 from patchwork.data.stream import Part
 
@@ -64,6 +65,24 @@ def test_grey_levels_are_those_of_the_source() -> None:
     assert images(drawings(levels=256), "train").unique().tolist() == [51]
 
 
+def alone(prompt: Tensor) -> tuple[int, ...]:
+    """Return the words of a prompt, which stand together wherever they begin, with 0 after them."""
+    places = prompt.nonzero()[:, 0]
+    assert places.diff().eq(1).all()
+    words = prompt[places].tolist()
+    return (*words, *[0] * (LENGTH - len(words)))
+
+
+def test_prompts_begin_anywhere_in_training() -> None:
+    words = torch.tensor([[5, 6, 7, 0, 0, 0], [1, 2, 3, 4, 5, 6]]).repeat_interleave(1000, dim=0)
+    found = moved(words, torch.Generator().manual_seed(0))
+    assert torch.equal(found[1000:], words[1000:])  # there is no room
+    begins = (found[:1000] > 0).byte().argmax(dim=1)
+    assert begins.bincount().tolist() == pytest.approx([250] * 4, abs=60)
+    assert torch.equal(found[:1000].gather(1, begins[:, None] + torch.arange(3)), words[:1000, :3])
+    assert (found[:1000].sum(dim=1) == 18).all()
+
+
 def test_prompts_ask_for_the_label_and_are_known_ones() -> None:
     data = drawings()
     assert {"words": len(vocabulary()) + 1, "length": LENGTH} == PROMPTS
@@ -74,7 +93,7 @@ def test_prompts_ask_for_the_label_and_are_known_ones() -> None:
     }
     for part, epoch in itertools.product(("train", "val", "test"), range(2)):
         batch = data.make(part, (epoch, 0), slice(None))
-        asked = [known[tuple(words)] for words in batch["prompt"].tolist()]
+        asked = [known[words] for words in map(alone, batch["prompt"])]
         assert asked == batch["label"].tolist()
     one, other = (
         [stream.make(part, (epoch, 1), slice(None))["prompt"] for part, epoch in (("train", 0), ("test", number))]

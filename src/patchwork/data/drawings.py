@@ -14,7 +14,8 @@ class Drawings(Single):
     """One digit and what it is, in the levels that a generator knows.
 
     A batch holds `image` (B, 1, image_size, image_size), `label` (B,) and a `prompt` (B, L) that asks for
-    that label in words, half of the time by a sum or difference; see `patchwork.data.prompts`.
+    that label in words, half of the time by a sum or difference, see `patchwork.data.prompts`; in training they begin
+    anywhere in the row.
 
     With 256 levels the image is grey, from 0 to 255. With 2 it is binary: each pixel is 1 with the probability of its
     brightness, drawn anew whenever a training digit comes up, and once and for all for validation and test
@@ -54,6 +55,8 @@ class Drawings(Single):
             image, draw = self.fixed[part][chosen], generator(part, "prompt", index)
         label = self.parts[part].labels[chosen]
         prompt = asked(label, draw)
+        if part == "train":
+            prompt = moved(prompt, draw)
         return {"image": image[shard].float()[:, None], "label": label[shard], "prompt": prompt[shard]}
 
 
@@ -63,3 +66,13 @@ def asked(digits: Tensor, draw: torch.Generator) -> Tensor:
     return torch.where(
         (simple < 0.5)[:, None], prompts("numbers").draw(digits, chance), prompts("sums").draw(digits, chance)
     )
+
+
+def moved(words: Tensor, draw: torch.Generator) -> Tensor:
+    """Let prompts (B, L) begin later, so far as their words find room; before them are 0, as after them.
+
+    A phrasing then stands nowhere in particular, and cannot be learned by heart.
+    """
+    room = (words == 0).sum(dim=1, keepdim=True)
+    later = (torch.rand(room.shape, generator=draw) * (room + 1)).long()
+    return words.gather(1, (torch.arange(words.shape[1]) - later) % words.shape[1])

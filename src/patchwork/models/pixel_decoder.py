@@ -149,12 +149,12 @@ class PixelDecoder(nn.Module):
     def condition(self, label: Tensor, prompt: Tensor | None = None) -> Tensor:
         """Return what is told of images (B, D): their class, or what their prompt says.
 
-        `prompt` (B, L) are words, and 0 after the last; a row without any leaves the word to the class.
+        `prompt` (B, L) are words, and 0 around them; a row without any leaves the word to the class.
         """
         told = self.class_embed(label)
         if prompt is None or self.text is None:
             return told
-        spoken = prompt[:, 0].nonzero()[:, 0]
+        spoken = prompt.any(dim=1).nonzero()[:, 0]
         return told.index_put((spoken,), self.text(prompt[spoken]).to(told.dtype))
 
     def disagreement(self, label: Tensor, prompt: Tensor) -> Tensor:
