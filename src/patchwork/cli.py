@@ -78,12 +78,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     return decorate
 
 
-def call(function: Callable[..., None], words: list[str], *first: Any) -> int:
-    """Call a function with what comes `first` and what words `key=value` give it; return the command's exit code."""
+def call(function: Callable[..., None], words: list[str]) -> int:
+    """Call a function with the arguments that words `key=value` give it, and return the command's exit code."""
+    return guarded(lambda: function(**check_call(function, words)))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Do what a command does, tell a fault in one line, and return the exit code."""
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with patch.object(warnings, "showwarning", warn):
-            function(*first, **check_call(function, words))
+            action()
     except Exception as caught:
         error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
         if error is None:

@@ -138,6 +138,14 @@ class Task(pl.LightningModule):
     def chance(self, batch: Batch) -> float:
         """Return the loss of a batch that a prediction gets which knows nothing of the images."""
 
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        """Return one network that says what several of this task say on average.
+
+        Raises:
+            ConfigError: if that makes no sense.
+        """
+        raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no answers to average")
+
     def blind(self, batch: Batch) -> float:
         """Return the loss of a batch that the best prediction gets without its images; as `chance`, if not told."""
         return self.chance(batch)
