@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Annotated
 
+import optuna
 from annotated_types import Ge, MinLen
 from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -26,6 +27,8 @@ from patchwork.sweep.search import Search
 from patchwork.sweep.setting import composed, impossible
 from patchwork.sweep.space import Space, key_of, read_space, read_words, word_of
 
+COUNT = 20  # trials of a sweep, if not told
+
 
 def sweep(
     path: str,
@@ -36,6 +39,7 @@ def sweep(
     jobs: PositiveInt = 1,
     folder: Annotated[str, MinLen(1)] | None = None,
     storage: Annotated[str, MinLen(1)] | None = None,
+    plan: bool = False,
     retrain: Annotated[int, Ge(0)] = 0,
     ensemble: Annotated[int, Ge(0)] = 0,
 ) -> None:
@@ -48,16 +52,23 @@ def sweep(
         jobs: trials at once.
         folder: of the sweep, which goes on if there is one; a new outputs/sweeps/<file>/<time>/ if not told.
         storage: a database's URL, as sqlite:///sweep.db, where machines that share no folder keep their account.
+        plan: only say what it would cost.
         retrain: how many new seeds to train the chosen setting with.
         ensemble: how many of the best trials to evaluate as one.
 
     Raises:
         PatchworkError: its kind says what is at fault. A trial's fault is none of the sweep's.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = read_space(Path(path))
     words = [*(word for word in space.fixed() if key_of(word) not in read_words(settings)), *settings]
     ranges = {key: found for key, found in space.ranges().items() if key not in read_words(settings)}
     config = checked(space, words, ranges)
+    if plan:
+        from patchwork.sweep.plan import plan as tell_costs
+
+        tell_costs(words, ranges, grid=space.method == "grid", count=count or space.run_cap or COUNT, jobs=jobs)
+        return
     place = new_folder(folder, Path("outputs", "sweeps", Path(path).stem))
     name = f"{Path(path).stem}-{digest(words, ranges)}"
     study = open_study(space, name, place, storage, validations(config), config.seed)
@@ -68,7 +79,7 @@ def sweep(
         study=study,
         folder=place,
         shared=storage is None,
-        count=count or study.user_attrs.get("count") or space.run_cap or 20,
+        count=count or study.user_attrs.get("count") or space.run_cap or COUNT,
         jobs=jobs,
         validations=validations(config),
     )

@@ -72,7 +72,6 @@ def open_study(space: Space, name: str, folder: Path, storage: str | None, valid
         ResourceError: if the database cannot be opened.
         DataError: if the journal is damaged.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings: dict[str, Any] = {
         "study_name": name,
         "load_if_exists": True,
