@@ -5,6 +5,6 @@ import sys
 if __name__ == "__main__":
     import patchwork.lightning  # noqa: F401
     from patchwork.cli import guarded
-    from patchwork.sweep import command
+    from patchwork.sweep.command import command
 
     sys.exit(guarded(lambda: command(sys.argv[1:])))

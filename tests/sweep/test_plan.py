@@ -9,7 +9,7 @@ from conftest import TINY
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from patchwork.cli import guarded
-from patchwork.sweep import command as sweep
+from patchwork.sweep.command import command as sweep
 from patchwork.sweep.plan import LISTED, Cost, Pace, cost, listed, seconds_of
 from patchwork.sweep.setting import composed
 

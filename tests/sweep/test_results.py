@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from patchwork.cli import guarded
-from patchwork.sweep import command as sweep
+from patchwork.sweep.command import command as sweep
 from patchwork.sweep.results import choose, experiment_of, importances, settings_of
 from patchwork.sweep.setting import composed
 
@@ -112,7 +112,7 @@ def test_a_search_from_end_to_end(
     assert "test/accuracy" in said.partition("as one")[2]
     runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("found/trials/*/manifest.json"))]
     assert [run["status"] for run in runs] == ["finished"] * 2
-    again = json.loads(Path("found/retrained/seed-1/manifest.json").read_text())
+    again = json.loads(next(Path("found/retrained").glob("*-seed-1/manifest.json")).read_text())
     assert command("train", "--config-dir=found", "experiment=best", "folder=best") == 0
     best = json.loads(Path("best/manifest.json").read_text())
     assert best["weights_sha256"] in [run["weights_sha256"] for run in runs]

@@ -16,8 +16,9 @@ import yaml
 from conftest import ROOT
 
 from patchwork.cli import guarded
-from patchwork.sweep import command, jobs
+from patchwork.sweep import jobs
 from patchwork.sweep.account import JOURNAL, mend
+from patchwork.sweep.command import command
 
 SETTINGS = ["task=classify", "digits=uci", "trainer.max_epochs=4"]
 
@@ -220,3 +221,15 @@ def test_a_line_of_the_journal_that_was_not_finished_is_cut_off(sweep: Callable[
     journal.write_bytes(whole + b'{"op_code":5,"worker')
     assert sweep("count=3") == 0
     assert len(trials()) == 3
+
+
+def test_a_table_on_a_terminal(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert sweep("count=2", seeds={"values": [12, 13]}, method="grid") == 0
+    said = capsys.readouterr().out
+    assert "validations" in said
+    assert "seed=13 is unlucky" in said
+    assert "trial 1 failed" not in said  # which is for where there is no table

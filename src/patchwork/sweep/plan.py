@@ -66,7 +66,7 @@ class Pace:
         return (self.start + min(cost.steps * self.step(cost) + self.slope * cost.evaluation, cost.limit)) / 60
 
 
-def plan(words: list[str], ranges: dict[str, BaseDistribution], *, grid: bool, count: int, jobs: int) -> None:
+def print_plan(words: list[str], ranges: dict[str, BaseDistribution], *, grid: bool, count: int, jobs: int) -> None:
     """Print what a sweep would cost; nothing is written."""
     start = time.time() - STARTED
     torch.set_num_threads(share_of_threads(jobs))

@@ -99,6 +99,8 @@ class Search:
             except BaseException:
                 end_all([trial.job for trial in self.at_work])
                 raise
+        if self.given_up:
+            print(f"{PATIENCE} settings in a row are not new or not possible; the last one {self.given_up}")
 
     def fill(self) -> bool:
         """Begin trials until as many are at work as may be; return whether there is any."""
@@ -121,16 +123,14 @@ class Search:
             refused = self.refused(record, setting, words)
             if refused:
                 held.close()
-                self.given_up = refused
                 continue
-            self.given_up = ""
             folder = self.place(record.number)
             self.tell(record.number, f"{'goes on' if folder.exists() else 'begins'}: {' '.join(written(setting))}")
             record.set_user_attr("folder", str(folder))
             job = Job(words, folder, share_of_threads(self.jobs))
             reported = max(self.study.trials[record.number].intermediate_values, default=0)
             return Trial(record, job, held, reported)
-        self.say(f"{PATIENCE} settings in a row are not new or not possible; the last one {self.given_up}")
+        self.given_up = refused
         return None
 
     def left(self) -> tuple[optuna.Trial, IO[str]] | None:
