@@ -12,7 +12,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import ArgumentError
 
 from patchwork.config import one_line
 from patchwork.data.stream import seed_of
@@ -92,12 +91,12 @@ def open_study(space: Space, name: str, folder: Path, storage: str | None, valid
     raise ConfigError(f"folder={folder} holds another sweep: use its file and settings, or name another folder")
 
 
-def in_database(storage: str, settings: dict[str, Any], tries: int = 5) -> Study:
+def in_database(storage: str, settings: dict[str, Any], tries: int = 4) -> Study:
     """Make an account in a database, or open it; others may be making it at the same moment."""
     try:
         return optuna.create_study(storage=storage, **settings)
     except Exception as error:  # of whatever library speaks to the database
-        if tries == 1 or isinstance(error, ArgumentError):
+        if tries == 1:
             raise ResourceError(f"storage={storage} cannot be opened: {one_line(error)[:200]}") from error
         time.sleep(0.5)
         return in_database(storage, settings, tries - 1)
