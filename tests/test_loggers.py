@@ -3,15 +3,16 @@
 import csv
 import errno
 import os
+import socket
 import time
 from pathlib import Path
 
 import pytest
+from wandb_server import serving
 
-from patchwork import loggers
 from patchwork.checkpoints import read, write
 from patchwork.errors import ResourceError
-from patchwork.loggers import MetricsTable, Wandb
+from patchwork.loggers import PATIENCE, MetricsTable, unusable
 
 STEPS = range(10, 70, 10)
 
@@ -141,16 +142,21 @@ def test_nothing_from_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert later.state_dict() == now.state_dict()
 
 
-@pytest.mark.parametrize("key", ["", "secret"])
-def test_wandb_is_offline_where_there_is_no_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
-) -> None:
-    asked: dict[str, object] = {}
-    monkeypatch.setattr(loggers.WandbLogger, "__init__", lambda self, **settings: asked.update(settings))
+def test_wandb_is_offline_where_there_is_no_key_or_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    Wandb(tmp_path / "run", project="patchwork")
-    assert asked == {"name": "run", "save_dir": tmp_path / "run", "project": "patchwork", "offline": not key}
-    said = capsys.readouterr().out
-    assert ("wandb sync" in said) == (not key)
-    assert "secret" not in said
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert unusable() == "no key was found"
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        assert unusable() is None
+    assert unusable() == f"{server.url} cannot be reached"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # which takes calls and answers none
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begin = time.monotonic()
+        assert "cannot be reached" in str(unusable())
+        assert time.monotonic() - begin + PATIENCE < 15  # as long again where it answers, but not as it should
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert unusable() is None

@@ -157,9 +157,9 @@ def test_command_scores_and_keeps(
     assert command("evaluate", "run=run", "samples=20") == 0
     assert "judge=FOLDER" in capsys.readouterr().out
     for words, said in (
-        (["run=judge", "judge=judge"], "is for generators"),
+        (["run=judge", "judge=judge"], "is for one generator"),
         (["run=run", "judge=run"], "judge=run"),
-        (["run=judge", "guidance=2.0"], "guidance=2.0 is for generators"),
+        (["run=judge", "guidance=2.0"], "guidance=2.0 is for one generator"),
         (["run=run", "temperature=0"], "temperature=0"),
         (["run=run", "samples=0"], "samples=0"),
         (["run=run", "samples=many"], "samples='many'"),

@@ -342,15 +342,20 @@ def flat(images: Tensor) -> Any:
     return images.flatten(1).numpy()
 
 
-@torch.no_grad()
 def size(subject: Subject) -> Finding:
     """Count parameters, and the floating-point operations of one forward pass."""
     parameters = sum(parameter.numel() for parameter in subject.task.model.parameters())
+    each = flops(subject.task, subject.batch)
+    return Finding(None, f"{parameters:,} parameters, {each / 1e6:.2f} MFLOP", "for one sample on average, forward")
+
+
+@torch.no_grad()
+def flops(task: Task, batch: Batch) -> float:
+    """Return the floating-point operations of a forward pass, for one sample on average."""
     # fused attention has no count on a CPU
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        subject.task.outputs(subject.batch)
-    each = counter.get_total_flops() / len(next(iter(subject.batch.values())))
-    return Finding(None, f"{parameters:,} parameters, {each / 1e6:.2f} MFLOP", "for one sample on average, forward")
+        task.outputs(batch)
+    return counter.get_total_flops() / len(next(iter(batch.values())))
 
 
 def part(batch: Batch, chosen: Any) -> Batch:

@@ -70,7 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 with patch.object(ArgumentParser, "error", refuse):
                     hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
             except (HydraException, OmegaConfBaseException, ValueError) as error:  # of the composition
-                fault = explain(error, conf, config_name)
+                fault = explain(error, conf, config_name, sys.argv[1:])
                 tell(fault)
                 sys.exit(fault.exit_code)
             except Interrupted as stop:
@@ -90,14 +90,27 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 def call(function: Callable[..., None], words: list[str]) -> int:
     """Call a function with the arguments that words `key=value` give it, and return the command's exit code."""
+    return guarded(lambda: function(**check_call(function, words)))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Do what a command does, tell a fault in one line, and return the exit code."""
+    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        function(**check_call(function, words))
+        with patch.object(warnings, "showwarning", warn):
+            action()
     except Exception as caught:
         error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
         if error is None:
             raise
         tell(error)
         return error.exit_code
+    except Interrupted as stop:
+        tell(stop)
+        return stop.exit_code
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -138,24 +151,24 @@ def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) ->
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
-    """Say in one line what Hydra says in many: the key, the value and what is allowed."""
+def explain(error: BaseException, conf: Path, config_name: str, words: list[str]) -> ConfigError:
+    """Say in one line what Hydra says of a command's words in many: the key, the value and what is allowed."""
     text = str(error.__cause__ or error) + "\n" + str(error)
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, value = (error.missing_cfg_file or "").rpartition("/")
         hint = "; clusters need pip install '.[cluster]'" if value.startswith("submitit") else ""
         return ConfigError(f"{group}={value} is not there: use one of {', '.join(sorted(error.options))}{hint}")
     if "Ambiguous value for argument" in text:
-        word = next(word for word in sys.argv[1:] if word in text)
+        word = next(word for word in words if word in text)
         key, _, values = word.partition("=")
         return ConfigError(f"{word} names several values: add -m to run each, or write {key}=[{values}] for a list")
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key.startswith("task.") and key.partition(".")[2].partition(".")[0] in ROOMS:
             return ConfigError(f"{key} is not set there: set {key.removeprefix('task.')}")
-        value = next((word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+~").startswith(f"{key}=")), "")
+        value = next((word.partition("=")[2] for word in words if word.lstrip("+~").startswith(f"{key}=")), "")
         parent = key.rpartition(".")[0]
-        others = [word for word in sys.argv[1:] if "=" in word and not word.lstrip("+~").startswith(f"{key}=")]
+        others = [word for word in words if "=" in word and not word.lstrip("+~").startswith(f"{key}=")]
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):
             try:
                 node: Any = hydra.compose(config_name, others)
@@ -165,7 +178,7 @@ def explain(error: BaseException, conf: Path, config_name: str) -> ConfigError:
             node = node.get(part) if isinstance(node, DictConfig) else None
         known = [str(name) for name in node or []]
         return unknown(key, value, parent or "the configuration", known)
-    nothing = [word for word in sys.argv[1:] if word.endswith("=null")]
+    nothing = [word for word in words if word.endswith("=null")]
     if nothing and "NoneType" in text:
         return ConfigError(f"{' '.join(nothing)}: a group needs a choice ({one_line(error)})")
     return ConfigError(one_line(error))

@@ -123,15 +123,15 @@ def place() -> Path:
     return Path("outputs", *chosen())
 
 
-def new_folder(wanted: str | None) -> Path:
-    """Make the folder of a new run, which no other run has.
+def new_folder(wanted: str | None, within: Path | None = None) -> Path:
+    """Make the folder of a new run, which no other run has; one that is not `wanted` by name is made `within` another.
 
     Raises:
         ResourceError: if it cannot be made.
     """
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in count(1):
-        folder = Path(wanted) if wanted else place() / (stamp if number == 1 else f"{stamp}-{number}")
+        folder = Path(wanted) if wanted else (within or place()) / (stamp if number == 1 else f"{stamp}-{number}")
         try:
             folder.mkdir(parents=True, exist_ok=wanted is not None)
         except FileExistsError:
@@ -143,13 +143,13 @@ def new_folder(wanted: str | None) -> Path:
     raise AssertionError
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, name: str = LOCK) -> IO[str]:
     """Take a run for this process, until the file that is returned is closed or the process ends.
 
     Raises:
         ResourceError: if another process has it.
     """
-    file = (folder / LOCK).open("w")
+    file = (folder / name).open("w")
     if fcntl is not None and main_process():
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept alive by a loader's workers

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from omegaconf import OmegaConf
 from pydantic import StrictStr
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from patchwork.config import one_line
 from patchwork.files import write_bytes
+from patchwork.folder import read_config, read_manifest
+from patchwork.processes import main_process
+
+PATIENCE, SENDING = 8.0, 60.0  # seconds to wait for a server of Weights & Biases, and to send what is left in the end
 
 
 class MetricsTable(Logger):
@@ -79,21 +85,73 @@ class TensorBoard(TensorBoardLogger):
 
 
 class Wandb(WandbLogger):
-    """Weights & Biases, in the run's folder `wandb`; offline where there is no key, for `wandb sync` to send later."""
+    """Weights & Biases, in the run's folder `wandb`; offline where its server cannot be had, for `wandb sync` to send.
+
+    The axis is `trainer/global_step`. A run that is resumed goes on under the id that its manifest has.
+    """
 
     def __init__(self, folder: Path, *, project: StrictStr) -> None:
-        offline = not (os.environ.get("WANDB_API_KEY") or key_is_kept())
-        if offline:
-            print(
-                f"logger=wandb: no key was found, so the run is logged offline; later: wandb sync {folder}/wandb/*run-*"
-            )
-        super().__init__(name=folder.name, save_dir=folder, project=project, offline=offline)
+        reason = unusable()
+        super().__init__(
+            name=folder.name,
+            save_dir=folder,
+            project=project,
+            id=read_manifest(folder).get("wandb", {}).get("id"),
+            config=OmegaConf.to_container(read_config(folder)),
+            settings={"init_timeout": PATIENCE, "finish_timeout": SENDING, "quiet": True},
+            mode="offline" if reason else None,
+        )
+        if main_process():
+            self.begin(folder, reason)
+
+    def begin(self, folder: Path, reason: str | None) -> None:
+        """Begin the run there; offline if there is a reason, or the server gives one."""
+        from wandb.errors import Error
+
+        try:
+            _ = self.experiment
+        except Error as error:
+            reason = one_line(error)[:120]
+            self._wandb_init["mode"] = "offline"
+        if reason:
+            sync = f"wandb sync {folder}/wandb/*run-*"
+            print(f"logger=wandb: {reason}, so the run is logged offline; later: {sync}", flush=True)
+
+    def about(self) -> dict[str, Any]:
+        """Return what the run's manifest says of it: its id, its name and its link."""
+        run = self.experiment
+        return {"wandb": {"id": run.id, "name": run.name, "url": None if run.offline else run.url}}
+
+    @rank_zero_only
+    def end(self, code: int) -> None:
+        """Send what is left, and how the run ended."""
+        self.experiment.finish(exit_code=code)
+
+
+def unusable() -> str | None:
+    """Return why runs cannot be logged online, or None if they can, or are not to be."""
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return None
+    if not (os.environ.get("WANDB_API_KEY") or key_is_kept()):
+        return "no key was found"
+    import requests
+
+    try:
+        requests.get(server(), timeout=PATIENCE / 4)
+    except requests.RequestException:
+        return f"{server()} cannot be reached"
+    return None
+
+
+def server() -> str:
+    from wandb import Settings
+
+    return os.environ.get("WANDB_BASE_URL") or Settings().base_url
 
 
 def key_is_kept() -> bool:
     """Return whether `wandb login` has left a key for the server."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
     try:
-        return netrc().authenticators(host) is not None
+        return netrc().authenticators(urlsplit(server()).hostname or "") is not None
     except (OSError, NetrcParseError):
         return False

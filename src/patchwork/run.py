@@ -193,6 +193,9 @@ def train_together(config: DictConfig, team: Team) -> None:
     team.share(folder)
     checkpoints.folder = folder / "checkpoints"
     trainer.loggers = [make_logger(folder) for make_logger in loggers]
+    for logger in trainer.loggers:
+        manifest |= logger.about() if main_process() and hasattr(logger, "about") else {}
+    write_manifest(folder, manifest)
     latest = checkpoints.folder / LAST
     resumable = latest.exists() or previous(latest).exists()
     try:
@@ -203,6 +206,7 @@ def train_together(config: DictConfig, team: Team) -> None:
         measured = test(trainer, task, data)
     except BaseException as error:
         write_manifest(folder, {**manifest, **clock.figures(), "status": f"{type(error).__name__}: {one_line(error)}"})
+        end(trainer, getattr(error, "exit_code", 1))
         raise
     chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept
     manifest |= {
@@ -222,6 +226,7 @@ def train_together(config: DictConfig, team: Team) -> None:
             raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
         write_manifest(folder, {**manifest, "status": "finished"})
         tell(folder, manifest, samples)
+    end(trainer, 0)
     keep_lock.close()
 
 
@@ -432,6 +437,13 @@ def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
         sweep(folder)
         write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
         write_manifest(folder, manifest)
+
+
+def end(trainer: pl.Trainer, code: int) -> None:
+    """Tell loggers that send what they log elsewhere how the run ended."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "end"):
+            logger.end(code)
 
 
 def draw(folder: Path, task: Task, data: Stream) -> list[Sample]:

@@ -4,12 +4,14 @@ import math
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAUROC
 
+from patchwork.errors import ConfigError
 from patchwork.models import AnchorDetector
+from patchwork.models.ensemble import Detectors, Ensemble, mean_of_laws
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task
 from patchwork.tasks.metrics import Accuracy, Share
 from patchwork.tasks.sum import strips
@@ -76,6 +78,13 @@ class Anchor(Task):
 
     def outputs(self, batch: Batch) -> Tensor:
         return self.model(batch["image"], batch["mask"], batch["anchor"])  # (B,)
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        located = [hasattr(model, "locate") for model in models]
+        if any(located) and not all(located):
+            raise ConfigError("models of which only some tell where they look are not evaluated as one")
+        kind = Detectors if all(located) else Ensemble
+        return kind(models, lambda said: mean_of_laws(F.logsigmoid(said)) - mean_of_laws(F.logsigmoid(-said)))
 
     def chance(self, batch: Batch) -> float:
         return math.log(2)

@@ -100,10 +100,11 @@ class Task(pl.LightningModule):
         self.scheduler = scheduler
         self.monitor = monitor
         self.mode = mode
-        measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
+        with torch.device("cpu"):  # even of a model on the meta device, which has no numbers
+            measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
+            names = [name for title, metric in measures.items() for name in names_of(metric, f"val/{title}")]
         # not saved in checkpoints: a metric starts anew with each evaluation
         self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
-        names = [name for title, metric in measures.items() for name in names_of(metric, f"val/{title}")]
         if monitor not in names:
             raise ConfigError(f"task.monitor={monitor} cannot be monitored: use one of {', '.join(names)}")
 
@@ -136,6 +137,14 @@ class Task(pl.LightningModule):
     @abstractmethod
     def chance(self, batch: Batch) -> float:
         """Return the loss of a batch that a prediction gets which knows nothing of the images."""
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        """Return one network that says what several of this task say on average.
+
+        Raises:
+            ConfigError: if that makes no sense.
+        """
+        raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no answers to average")
 
     def blind(self, batch: Batch) -> float:
         """Return the loss of a batch that the best prediction gets without its images; as `chance`, if not told."""

@@ -3,11 +3,12 @@
 import math
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
+from patchwork.models.ensemble import Ensemble, mean_of_laws
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, ClassAccuracy
 
@@ -39,6 +40,9 @@ class Classify(Task):
 
     def outputs(self, batch: Batch) -> Tensor:
         return self.model(batch["image"])  # (B, num_classes)
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        return Ensemble(models, lambda said: mean_of_laws(said.log_softmax(dim=-1)))
 
     def chance(self, batch: Batch) -> float:
         return math.log(self.num_classes)

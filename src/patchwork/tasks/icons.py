@@ -4,12 +4,14 @@ import math
 from functools import reduce
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from patchwork.data.icons import LABELS, PERSONS, TENSES, VERBS
 from patchwork.errors import ConfigError
+from patchwork.models.ensemble import Ensemble, mean_of_laws
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, ClassAccuracy
 
@@ -65,6 +67,16 @@ class Icons(Task):
             parts = logits.split([LABELS[name] for name in self.factors], dim=1)
             logits = reduce(lambda one, other: (one[:, :, None] + other[:, None]).flatten(1), parts)
         return logits  # (B, classes)
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        """Average the laws of verb, tense and person each by itself, or with a flat head those of the classes."""
+        sizes = [LABELS[name] for name in self.factors]
+        parts = sizes if self.head == "factored" else [math.prod(sizes)]
+
+        def average(said: Tensor) -> Tensor:
+            return torch.cat([mean_of_laws(logits.log_softmax(dim=-1)) for logits in said.split(parts, dim=-1)], dim=-1)
+
+        return Ensemble(models, average)
 
     def chance(self, batch: Batch) -> float:
         return math.log(math.prod(LABELS[name] for name in self.factors))

@@ -5,15 +5,16 @@
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
 from patchwork.models import EncoderDecoder
+from patchwork.models.ensemble import Readers
 from patchwork.models.transformer import Cache
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, Share
@@ -84,6 +85,9 @@ class Seq2Seq(Task):
         caches = [(Cache(tokens.shape[1]), Cache(memory.shape[1])) for _ in self.model.decoder]
         read = F.pad(tokens[:, :-1], (1, 0), value=self.model.start).split(1, dim=1)
         return torch.cat([self.model.decode(memory, token, caches) for token in read], dim=1)  # (B, T, V)
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        return Readers(cast(list[EncoderDecoder], models))
 
     def chance(self, batch: Batch) -> float:
         return math.log(self.model.finish + 1)

@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanSquaredError, Metric
 
 from patchwork.errors import ConfigError
+from patchwork.models.ensemble import Ensemble, mean_of_laws
 from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
 from patchwork.tasks.metrics import Accuracy, ClassAccuracy
 
@@ -61,6 +62,9 @@ class Sum(Task):
 
     def outputs(self, batch: Batch) -> Tensor:
         return self.model(batch["image"], batch["mask"])  # (B,) a number, or (B, K) the logarithm of a law
+
+    def together(self, models: list[nn.Module]) -> nn.Module:
+        return Ensemble(models, lambda said: said.mean(dim=0) if said.ndim == 2 else mean_of_laws(said))
 
     def loss_of(self, said: Tensor, total: Tensor) -> Tensor:
         return F.mse_loss(said, total.float()) if said.ndim == 1 else F.nll_loss(said, total)
