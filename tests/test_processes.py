@@ -106,6 +106,7 @@ def test_torchrun_starts_two_and_one_goes_on(one: Path, tmp_path: Path) -> None:
     like(one, folder)
 
 
+@pytest.mark.slow
 def test_one_starts_and_two_go_on(one: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     stop(*TRAIN, *SETTINGS, f"folder={folder}", folder=folder)
