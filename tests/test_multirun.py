@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from patchwork import multirun
+from patchwork.children import settle
 
 Command = Callable[..., int]
 LONG = [word for word in TINY if not word.startswith("data.train_size")] + ["data.train_size=4800", "save_seconds=0.1"]
@@ -89,6 +90,19 @@ def test_jobs_run_in_order_and_a_failing_one_ends_no_other(
     (line,) = (line.split() for line in again.splitlines() if line[:5] == "0    ")
     assert line == ["0", *second[2:]]
     assert manifests(tmp_path) == runs
+
+
+def test_a_multiruns_folder_serves_again(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "again"
+    folder.mkdir()
+    (folder / multirun.STOP).write_text("2")
+    multirun.put(folder / "7.json", {"job": 7, "settings": [], "status": "not run"})
+    assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={folder}") == 0
+    assert "1 of 1 jobs finished" in capfd.readouterr().out
+    (tmp_path / "file").write_text("")
+    assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={tmp_path}/file/below") == 5
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "cannot be written: Not a directory" in said
 
 
 @needs_proc
@@ -178,7 +192,7 @@ def test_a_job_is_told_that_all_stop(
     """And that the process is gone which started the one that waits for it: 0 is never that."""
     if stopped:
         (tmp_path / "stop").write_text(str(int(stopped)))
-    with subprocess.Popen(["sleep", "0.5" if ended is None else "60"]) as job:
+    with subprocess.Popen(["sleep", "0.5" if ended is None else "60"], preexec_fn=settle) as job:
         assert multirun.wait(job, tmp_path / "stop", parent) == (0 if ended is None else -ended)
 
 

@@ -88,7 +88,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, more: list[str]) ->
 @pytest.mark.parametrize("task", ["classify", "sum", "anchor", "icons", "pixels"])
 def test_every_task_resumes_exactly(tmp_path: Path, task: str) -> None:
     few = ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "data.eval_batch_size=64"]
-    size = ["data.batch_size=16", "data.train_size=320", "model.embed_dim=16", "trainer.max_epochs=3"]
+    size = ["data.batch_size=16", "data.train_size=320", "model.embed_dim=32", "trainer.max_epochs=3"]
     rest = ["digits=uci", "callbacks.samples=null", "trainer.log_every_n_steps=3", "resume=auto", "save_seconds=0.05"]
     settings = [f"task={task}", *few, *size, *rest]
     forks(0, 0, *settings, f"folder={tmp_path / 'whole'}")

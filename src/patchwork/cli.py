@@ -62,20 +62,24 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             os.environ["HYDRA_FULL_ERROR"] = "1"  # faults come to us and not to Hydra's own printer
             warnings.showwarning = warn
             multirun.folder = None
-            if multirun.JOB in os.environ:
-                multirun.end_with_leader()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, interrupt)
             try:
                 with patch.object(ArgumentParser, "error", refuse):
                     hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(job)()
             except (HydraException, OmegaConfBaseException, ValueError) as error:  # of the composition
-                fault = explain(error, conf, config_name, sys.argv[1:])
-                tell(fault)
-                sys.exit(fault.exit_code)
+                wrong = explain(error, conf, config_name, sys.argv[1:])
+                tell(wrong)
+                sys.exit(wrong.exit_code)
             except Interrupted as stop:
                 tell(stop)
                 sys.exit(stop.exit_code)
+            except (PatchworkError, OSError) as error:  # of the folder of a multirun
+                fault = error if isinstance(error, PatchworkError) else resource_fault(error)
+                if fault is None:
+                    raise
+                tell(fault)
+                sys.exit(fault.exit_code)
             except RuntimeError as error:
                 if multirun.folder is None:
                     raise
@@ -126,7 +130,7 @@ def resource_fault(error: Exception) -> PatchworkError | None:
             f"there is not enough memory ({one_line(error)[:120]}): try a smaller data.batch_size, "
             "data.eval_batch_size or model"
         )
-    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
     if isinstance(error, OSError) and error.errno in disk:
         return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
     return None

@@ -152,6 +152,6 @@ def server() -> str:
 def key_is_kept() -> bool:
     """Return whether `wandb login` has left a key for the server."""
     try:
-        return netrc().authenticators(urlsplit(server()).hostname or "") is not None
+        return netrc(os.environ.get("NETRC")).authenticators(urlsplit(server()).hostname or "") is not None
     except (OSError, NetrcParseError):
         return False

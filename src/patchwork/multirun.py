@@ -8,7 +8,6 @@ run on other machines; what is known of them stands in the multirun's folder:
 - `stop`: the number of the signal that ends them all.
 """
 
-import ctypes
 import json
 import os
 import shlex
@@ -17,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,12 +25,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
-from patchwork.errors import Interrupted
+from patchwork.children import start
+from patchwork.errors import Interrupted, ResourceError
 from patchwork.files import write_bytes
 
 JOB = "PATCHWORK_JOB"  # tells a job the file that it is noted in
 STOP = "stop"
-PR_SET_PDEATHSIG = 1
 
 folder: Path | None = None  # of the multirun that this process leads
 
@@ -45,6 +44,8 @@ class Lead(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global folder
         folder = Path(config.hydra.sweep.dir)
+        for note in (*folder.glob("[0-9]*.json"), folder / STOP):  # of an earlier multirun there
+            note.unlink(missing_ok=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
@@ -94,18 +95,12 @@ def run_job(script: Path, config_name: str) -> None:
     if not alone:
         leave_signals()
     print(f"job {number}: {shlex.join(words)}{'' if alone else f' · {log}'}", flush=True)
-    environment = {**os.environ, JOB: str(path.resolve())}
-    if threads := settings.launcher.get("cpus_per_task"):
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment = {JOB: str(path.resolve())}
+    if (threads := settings.launcher.get("cpus_per_task")) and "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(threads)
     started = time.monotonic()
     with nullcontext() if alone else log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, str(script), *places(script, config_name), *words],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # a terminal's Ctrl-C reaches it once, by way of the file
-        )
+        child = start([script, *places(script, config_name), *words], environment, output)
         code = wait(child, place / STOP, None if alone else os.getppid())
     seconds = round(time.monotonic() - started, 3)
     put(path, {**read(path), **verdict(code, read(path)), "seconds": seconds})
@@ -162,17 +157,11 @@ def verdict(code: int, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def note(**facts: Any) -> None:
-    """Put down facts about this job, if this process is one."""
+    """Put down facts about this job, if this process is one; what it does is worth more than that."""
     if JOB in os.environ:
         path = Path(os.environ[JOB])
-        put(path, {**read(path), **facts})
-
-
-def end_with_leader() -> None:
-    """Have this job sent SIGTERM when the process is gone that waits for it, where the system can."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        with suppress(ResourceError):
+            put(path, {**read(path), **facts})
 
 
 def read(path: Path) -> dict[str, Any]:

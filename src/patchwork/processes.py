@@ -10,8 +10,9 @@ srun, which may start them on several machines, all begin at once; then they mee
 
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -75,20 +76,35 @@ class Team:
                 text = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
                 code = error.exit_code if isinstance(error, PatchworkError | Interrupted) else 1
                 for key in ("folder", "ready"):
-                    self.say(key, fault=text, exit_code=code)
+                    with suppress(ResourceError):  # the one that holds the store may be gone
+                        self.say(key, fault=text, exit_code=code)
             raise
 
     def say(self, key: str, **content: Any) -> None:
-        self.store.set(f"{key} {self.rank}", json.dumps(content))
+        """Tell the others.
+
+        Raises:
+            ResourceError: if the process is gone that holds the store.
+        """
+        try:
+            self.store.set(f"{key} {self.rank}", json.dumps(content))
+        except RuntimeError as error:
+            raise ResourceError(f"process 0 is gone: {one_line(error)[:200]}") from error
 
     def hear(self, key: str, rank: int) -> dict[str, Any]:
         """Wait for what another process says.
 
         Raises:
             PatchworkError: of the same kind as what went wrong there.
+            ResourceError: if it is gone, or does not come.
         """
+        name, end = f"{key} {rank}", time.monotonic() + PATIENCE.total_seconds()
         try:
-            content = json.loads(self.store.get(f"{key} {rank}"))
+            while not self.store.check([name]):  # the store's own waiting would be deaf to signals
+                if time.monotonic() > end:
+                    raise ResourceError(f"process {rank} has not come so far within {PATIENCE}")
+                time.sleep(0.05)
+            content = json.loads(self.store.get(name))
         except RuntimeError as error:
             raise ResourceError(f"process {rank} is gone: {one_line(error)[:200]}") from error
         if "fault" in content:

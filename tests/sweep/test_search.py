@@ -115,14 +115,32 @@ def sweep_in_another_process(sweep: Callable[..., int], *words: str) -> int:
     return child
 
 
+def ended(child: int, seconds: float = 120) -> int:
+    """Return the exit code of a process, which is killed if it takes too long."""
+    end = time.monotonic() + seconds
+    while (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+    return os.waitstatus_to_exitcode(found[1])
+
+
+def wait_for(pattern: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not list(Path().glob(pattern)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_killed_at_any_moment_it_goes_on(sweep: Callable[..., int]) -> None:
     dice = random.Random(0)
     kills = 6
     for _ in range(kills):
         child = sweep_in_another_process(sweep, "jobs=2", "count=6")
+        wait_for("sweep/trials/begun")  # the first time
         time.sleep(dice.uniform(0.3, 1.0))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        ended(child)
     finished = [trial.number for trial in study().trials if trial.state.name == "COMPLETE"]
     before = begun()
     assert sweep("jobs=2", "count=6") == 0
@@ -142,10 +160,9 @@ def test_a_signal_ends_its_trials_too(
     sweep: Callable[..., int], capfd: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
     child = sweep_in_another_process(sweep, "jobs=2", "count=4", "trainer.max_epochs=500")
-    while not list(Path().glob("sweep/trials/*/metrics.csv")):
-        time.sleep(0.05)
+    wait_for("sweep/trials/*/metrics.csv")
     os.kill(child, number)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+    assert ended(child) == code
     said = capfd.readouterr().err
     assert "go on with the same command and folder=sweep" in said
     assert len(said.splitlines()) == 1
@@ -159,7 +176,7 @@ def test_a_signal_ends_its_trials_too(
 def test_processes_share_a_search(sweep: Callable[..., int], storage: list[str]) -> None:
     places = ["folder=sweep", "folder=other"] if storage else ["folder=sweep", "folder=sweep"]
     both = [sweep_in_another_process(sweep, "count=6", *storage, place) for place in places]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in both] == [0, 0]
+    assert [ended(child) for child in both] == [0, 0]
     assert sweep("count=6", *storage) == 0
     rows = trials()
     assert 6 <= len(rows) <= 7  # both may have begun the last one

@@ -80,8 +80,11 @@ def open_study(space: Space, name: str, folder: Path, storage: str | None, valid
     }
     if storage is not None:
         return in_database(storage, settings)
-    mend(folder / JOURNAL)
     own = JournalLock(folder / ".journal.lock") if fcntl is not None else None
+    if own is not None:
+        own.acquire()
+        mend(folder / JOURNAL)
+        own.release()
     try:
         journal = JournalStorage(JournalFileBackend(str(folder / JOURNAL), own))  # type: ignore[arg-type]
         if not set(optuna.get_all_study_names(journal)) - {name}:

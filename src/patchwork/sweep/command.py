@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from pydantic import PositiveInt
 
 from patchwork.config import check, check_call, signature
-from patchwork.errors import ConfigError, Interrupted
+from patchwork.errors import ConfigError, Interrupted, PatchworkError
 from patchwork.evaluate import evaluate_together
 from patchwork.folder import new_folder, read_manifest
 from patchwork.sweep.account import open_study
@@ -87,7 +87,9 @@ def sweep(
     try:
         search.run()
         chosen = report(study, space.metric.name, words, place, path)
-        if chosen is not None and retrain:
+        if chosen is None:
+            raise PatchworkError(f"no trial finished, so nothing is chosen; {place / 'trials.csv'} says why")
+        if retrain:
             used = [config.seed, *(trial.params.get("seed", 0) for trial in chosen.trials)]
             train_again(chosen, words, place, seeds=range(max(used) + 1, max(used) + 1 + retrain), jobs=jobs)
     except Interrupted as stop:

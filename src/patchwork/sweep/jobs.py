@@ -1,21 +1,18 @@
 """Trainings in processes of their own, each with its run's folder and its share of the threads."""
 
 import csv
-import ctypes
 import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+from patchwork.children import start
 from patchwork.errors import ResourceError
 from patchwork.folder import lock
 from patchwork.sweep.setting import ROOT
 
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1
 LOOK = 0.2  # seconds between looks at processes
 
 
@@ -23,12 +20,6 @@ def share_of_threads(jobs: int) -> int:
     """Return how many threads each of `jobs` processes has, of those that this one may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)) // jobs)
-
-
-def end_with_parent() -> None:
-    """Ask Linux to end this process, which saves its state, when the one that began it was killed."""
-    if hasattr(LIBC, "prctl"):
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Job:
@@ -57,14 +48,10 @@ class Job:
     def begin(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, ROOT / "train.py", *self.words, f"folder={self.folder}", "resume=auto"],
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # what a terminal sends goes to the sweep, which ends its jobs once
-                preexec_fn=end_with_parent,
+            self.process = start(
+                [ROOT / "train.py", *self.words, f"folder={self.folder}", "resume=auto"],
+                {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
+                log,
             )
 
     def stop(self) -> None:

@@ -108,7 +108,7 @@ def importances(study: Study) -> dict[str, float]:
 
 
 def report(study: Study, metric: str, words: list[str], folder: Path, source: str) -> Setting | None:
-    """Print what was found, keep it in the sweep's folder, and return the setting that is chosen."""
+    """Print what was found, keep it in the sweep's folder, and return the setting that is chosen, if any."""
     trials = counted(study.get_trials(deepcopy=False))
     write_bytes(folder / "trials.csv", table_of(trials, metric).encode())
     states = [STATES[state.name] for state in TrialState]
@@ -117,7 +117,6 @@ def report(study: Study, metric: str, words: list[str], folder: Path, source: st
     print(f"\n{len(trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
     settings = settings_of(study)
     if not settings:
-        print("no trial finished, so nothing is chosen")
         return None
     titles = ("trial", metric, "± seeds", "± validations", "seconds", "parameters")
     print("\n  {:<10} {:>22} {:>8} {:>13} {:>8} {:>11}  setting".format(*titles))

@@ -38,7 +38,7 @@ class Pixels(Task):
     probes: ClassVar = (*PROBES, "causal", "cache")
     pictured: ClassVar = "drawn, one of each class in turn"
 
-    def __init__(self, *, unlabelled: Share, prompted: Share, agreement: NonNegativeFloat, **task: Any) -> None:
+    def __init__(self, *, unlabelled: Share, prompted: Share, agreement: NonNegativeFloat = 0.0, **task: Any) -> None:
         if unlabelled + prompted > 1:
             raise ConfigError(f"task.prompted={prompted} is too much beside task.unlabelled={unlabelled}: both share 1")
         self.unlabelled, self.prompted, self.agreement = unlabelled, prompted, agreement
