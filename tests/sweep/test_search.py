@@ -16,9 +16,11 @@ import yaml
 from conftest import ROOT
 
 from patchwork.cli import guarded
+from patchwork.config import signature
 from patchwork.sweep import jobs
 from patchwork.sweep.account import JOURNAL, mend
 from patchwork.sweep.command import command
+from patchwork.sweep.command import sweep as search
 
 SETTINGS = ["task=classify", "digits=uci", "trainer.max_epochs=4"]
 
@@ -212,6 +214,7 @@ def test_a_folder_of_another_sweep(sweep: Callable[..., int], capsys: pytest.Cap
         (["task=sum", "model=vit"], "fit"),
         (["storage=nonsense"], "storage=nonsense cannot be opened"),
         (["other.yaml"], "2 files are named"),
+        (["task=pixels", "ensemble=2"], "evaluates one run at a time"),
     ],
 )
 def test_wrong_words(
@@ -221,6 +224,12 @@ def test_wrong_words(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not list(Path("sweep").glob("trials/*"))
+
+
+def test_help_names_each_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    command(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"{name}:" in said for name in signature(search))
 
 
 def test_a_metric_that_nobody_measures(sweep: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

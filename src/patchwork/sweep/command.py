@@ -6,6 +6,7 @@ What is no argument of `sweep` is a setting of all trials, as `train.py` has it;
 """
 
 import hashlib
+import inspect
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from patchwork.config import check, check_call, signature
 from patchwork.errors import ConfigError, Interrupted, PatchworkError
 from patchwork.evaluate import evaluate_together
 from patchwork.folder import new_folder, read_manifest
+from patchwork.run import build
 from patchwork.sweep.account import open_study
 from patchwork.sweep.jobs import Job, run_all, share_of_threads
 from patchwork.sweep.plan import print_plan
@@ -65,6 +67,9 @@ def sweep(
     words = [*(word for word in space.fixed() if key_of(word) not in read_words(settings)), *settings]
     ranges = {key: found for key, found in space.ranges().items() if key not in read_words(settings)}
     config = checked(space, words, ranges)
+    if ensemble:
+        task = build(config)[1]
+        task.together([task.model])  # what makes no sense is refused now, and not after the search
     if plan:
         print_plan(words, ranges, grid=space.method == "grid", count=count or space.run_cap or COUNT, jobs=jobs)
         return
@@ -162,6 +167,9 @@ def command(words: list[str]) -> None:
     Raises:
         ConfigError: if they name no file, or several; and as `sweep` does.
     """
+    if {"-h", "--help"} & {*words}:
+        print(f"{__doc__}\n{inspect.cleandoc(sweep.__doc__ or '')}")
+        return
     files = [word for word in words if "=" not in word]
     if len(files) != 1:
         raise ConfigError(
