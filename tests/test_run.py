@@ -5,14 +5,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import TINY
 
+from patchwork.callbacks import Clock
 from patchwork.checkpoints import weights_sha256
-from patchwork.run import Run
+from patchwork.errors import DataError
+from patchwork.run import Run, ended
 
 Command = Callable[..., int]
 
@@ -133,12 +137,25 @@ def test_figures_that_could_not_be_drawn_are_drawn_when_it_goes_on(
         change.setattr("patchwork.run.draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert command("train", *TINY, "folder=run") == 5
     before = manifest(tmp_path / "run")
-    assert before["status"] == "measured"
+    assert before["status"] == "OSError: [Errno 28] No space left on device"
     assert command("train", "resume=run") == 0
     after = manifest(tmp_path / "run")
     assert after["status"] == "finished"
     assert after["metrics"] == before["metrics"]
     assert (tmp_path / "run" / "figures" / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(None, 0), (DataError("damaged"), 3), (MemoryError(), 5), (OSError(28, "full"), 5), (KeyError(), 1)],
+)
+def test_loggers_hear_how_a_run_ended(tmp_path: Path, error: Exception | None, code: int) -> None:
+    logger, manifest = Mock(), {"seed": 0}
+    raised = nullcontext() if error is None else pytest.raises(type(error))
+    with raised, ended(Mock(loggers=[logger]), tmp_path, manifest, Clock(0.0)):
+        if error is not None:
+            raise error
+    logger.end.assert_called_once_with(code)
 
 
 def test_processes_of_another_launcher_are_refused(

@@ -1,6 +1,5 @@
 """The commands' front: compose the configuration with Hydra, and tell a fault in one line with its exit code."""
 
-import errno
 import os
 import re
 import signal
@@ -23,8 +22,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork import multirun
-from patchwork.config import ROOMS, check_call, one_line, unknown
-from patchwork.errors import ConfigError, Interrupted, PatchworkError, PatchworkWarning, ResourceError
+from patchwork.config import ROOMS, check_call, unknown
+from patchwork.errors import (
+    ConfigError,
+    Interrupted,
+    PatchworkError,
+    PatchworkWarning,
+    ResourceError,
+    mendable,
+    one_line,
+)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -48,7 +55,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             try:
                 function(config)
             except Exception as caught:
-                error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
+                error = mendable(caught)
                 if error is None:
                     traceback.print_exc()  # a fault of the program
                     multirun.note(error=f"{type(caught).__name__}: {one_line(caught)}")
@@ -75,7 +82,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 tell(stop)
                 sys.exit(stop.exit_code)
             except (PatchworkError, OSError) as error:  # of the folder of a multirun
-                fault = error if isinstance(error, PatchworkError) else resource_fault(error)
+                fault = mendable(error)
                 if fault is None:
                     raise
                 tell(fault)
@@ -104,7 +111,7 @@ def guarded(action: Callable[[], None]) -> int:
         with patch.object(warnings, "showwarning", warn):
             action()
     except Exception as caught:
-        error = caught if isinstance(caught, PatchworkError) else resource_fault(caught)
+        error = mendable(caught)
         if error is None:
             raise
         tell(error)
@@ -121,19 +128,6 @@ def guarded(action: Callable[[], None]) -> int:
 def refuse(parser: ArgumentParser, message: str) -> None:
     """Stand in for argparse's own way of refusing a word, which prints a page."""
     raise HydraException(f"{message}; settings are group=choice and key=value, see --help")
-
-
-def resource_fault(error: Exception) -> PatchworkError | None:
-    """Tell a failing disk or full memory in one line; None for anything else, which is a fault of the program."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-        return ResourceError(
-            f"there is not enough memory ({one_line(error)[:120]}): try a smaller data.batch_size, "
-            "data.eval_batch_size or model"
-        )
-    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
-    if isinstance(error, OSError) and error.errno in disk:
-        return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
-    return None
 
 
 def speaks() -> bool:

@@ -4,6 +4,7 @@ A message names the key, the value and what is allowed. `train.py` and the other
 with `exit_code`; anything that is not a `PatchworkError` is a fault of the program and keeps its traceback.
 """
 
+import errno
 import signal
 
 
@@ -47,3 +48,28 @@ class Interrupted(BaseException):
     def __init__(self, number: int, advice: str = "") -> None:
         super().__init__(f"ended by {signal.Signals(number).name}{advice}")
         self.exit_code = 128 + number
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())
+
+
+def mendable(error: BaseException) -> PatchworkError | None:
+    """Return the error as one that a user can mend, as a failing disk or full memory; None for a program's fault."""
+    if isinstance(error, PatchworkError):
+        return error
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return ResourceError(
+            f"there is not enough memory ({one_line(error)[:120]}): try a smaller data.batch_size, "
+            "data.eval_batch_size or model"
+        )
+    disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
+    if isinstance(error, OSError) and error.errno in disk:
+        return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+    return None
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code that a command ends with for this error."""
+    return getattr(mendable(error) or error, "exit_code", 1)

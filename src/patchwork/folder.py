@@ -17,8 +17,8 @@ try:
 except ImportError:  # where there are no such locks
     fcntl = None  # type: ignore[assignment]
 
-from patchwork.config import check, one_line, written
-from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.config import check, written
+from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError, one_line
 from patchwork.files import write_bytes
 from patchwork.processes import FOLDER, main_process
 

@@ -14,7 +14,7 @@ from pydantic import StrictStr
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from patchwork.config import one_line
+from patchwork.errors import one_line
 from patchwork.files import write_bytes
 from patchwork.folder import read_config, read_manifest
 from patchwork.processes import main_process

@@ -22,8 +22,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed import HashStore, PrefixStore, Store, rendezvous
 
-from patchwork.config import one_line
-from patchwork.errors import ConfigError, DataError, Interrupted, NumericError, PatchworkError, ResourceError
+from patchwork.errors import ConfigError, DataError, Interrupted, NumericError, PatchworkError, ResourceError, one_line
 from patchwork.multirun import JOB
 
 FOLDER = "PATCHWORK_FOLDER"  # tells the run's folder to the processes that do not choose it

@@ -43,9 +43,9 @@ from patchwork.checkpoints import (
     sweep,
     weights_sha256,
 )
-from patchwork.config import check, one_line
+from patchwork.config import check
 from patchwork.data import Part, Stream
-from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError
+from patchwork.errors import ConfigError, DataError, PatchworkError, ResourceError, exit_code, one_line
 from patchwork.files import write_bytes
 from patchwork.folder import (
     CONFIG,
@@ -198,36 +198,44 @@ def train_together(config: DictConfig, team: Team) -> None:
     write_manifest(folder, manifest)
     latest = checkpoints.folder / LAST
     resumable = latest.exists() or previous(latest).exists()
-    try:
+    with ended(trainer, folder, manifest, clock):
         team.agree()
         with lightning_faults():
             trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
         best = load_best(task, folder)
         measured = test(trainer, task, data)
-    except BaseException as error:
-        write_manifest(folder, {**manifest, **clock.figures(), "status": f"{type(error).__name__}: {one_line(error)}"})
-        end(trainer, getattr(error, "exit_code", 1))
-        raise
-    chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept
-    manifest |= {
-        **clock.figures(),
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "monitor": task.monitor,
-        "best_epoch": chosen["best_epoch"] + 1,
-        "metrics": {**chosen["best_metrics"], **measured},
-        "weights_sha256": weights_sha256(best["state_dict"]),
-    }
-    if main_process():
-        write_manifest(folder, {**manifest, "status": "measured"})
-        try:
+        chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept
+        manifest |= {
+            **clock.figures(),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "monitor": task.monitor,
+            "best_epoch": chosen["best_epoch"] + 1,
+            "metrics": {**chosen["best_metrics"], **measured},
+            "weights_sha256": weights_sha256(best["state_dict"]),
+        }
+        if main_process():
+            write_manifest(folder, {**manifest, "status": "measured"})
             samples = draw(folder, task, data)
-        except OSError as error:
-            raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
-        write_manifest(folder, {**manifest, "status": "finished"})
-        tell(folder, manifest, samples)
-    end(trainer, 0)
+            write_manifest(folder, {**manifest, "status": "finished"})
+            tell(folder, manifest, samples)
     keep_lock.close()
+
+
+@contextmanager
+def ended(trainer: pl.Trainer, folder: Path, manifest: dict[str, Any], clock: Clock) -> Iterator[None]:
+    """Put down how the run ended, if not well, and tell the loggers that send what they log elsewhere."""
+    code = 0
+    try:
+        yield
+    except BaseException as error:
+        code = exit_code(error)
+        write_manifest(folder, {**manifest, **clock.figures(), "status": f"{type(error).__name__}: {one_line(error)}"})
+        raise
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "end"):
+                logger.end(code)
 
 
 def build(config: DictConfig) -> tuple[Stream, Task]:
@@ -437,13 +445,6 @@ def start(folder: Path, config: DictConfig, manifest: dict[str, Any]) -> None:
         sweep(folder)
         write_bytes(folder / CONFIG, OmegaConf.to_yaml(config).encode())
         write_manifest(folder, manifest)
-
-
-def end(trainer: pl.Trainer, code: int) -> None:
-    """Tell loggers that send what they log elsewhere how the run ended."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "end"):
-            logger.end(code)
 
 
 def draw(folder: Path, task: Task, data: Stream) -> list[Sample]:

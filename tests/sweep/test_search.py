@@ -40,7 +40,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
             "metric": {"name": "val/loss", "goal": "minimize"},
             "parameters": {"seed": seeds or {"min": 0, "max": 9}},
         }
-        Path("space.yaml").write_text(yaml.safe_dump({**space, **content}))
+        written = Path(f"space-{os.getpid()}.yaml")
+        written.write_text(yaml.safe_dump({**space, **content}))
+        written.replace("space.yaml")  # whole at any moment: another process may be reading it
         return guarded(lambda: command(["space.yaml", *SETTINGS, "folder=sweep", *words]))
 
     return run

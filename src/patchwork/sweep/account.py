@@ -13,9 +13,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from patchwork.config import one_line
 from patchwork.data.stream import seed_of
-from patchwork.errors import ConfigError, DataError, ResourceError
+from patchwork.errors import ConfigError, DataError, ResourceError, one_line
 from patchwork.folder import fcntl
 from patchwork.sweep.space import Hyperband, Space
 

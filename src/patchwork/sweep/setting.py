@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.cli import explain
-from patchwork.config import check, one_line
-from patchwork.errors import ConfigError
+from patchwork.config import check
+from patchwork.errors import ConfigError, one_line
 from patchwork.run import build
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -19,8 +19,8 @@ from optuna.distributions import (
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, StrictFloat, StrictInt, ValidationError
 from yaml import YAMLError, safe_load
 
-from patchwork.config import one_line, said, written
-from patchwork.errors import ConfigError, DataError
+from patchwork.config import said, written
+from patchwork.errors import ConfigError, DataError, one_line
 
 Plain = StrictBool | StrictInt | StrictFloat | str | None
 Number = StrictInt | StrictFloat
