@@ -62,23 +62,24 @@ class BySeed(BaseSampler):
         return self.sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-def open_study(space: Space, name: str, folder: Path, storage: str | None, validations: int, seed: int) -> Study:
-    """Make the account of a search, or open it.
-
-    Raises:
-        ConfigError: if the folder holds another search.
-        ResourceError: if the database cannot be opened.
-        DataError: if the journal is damaged.
-    """
-    settings: dict[str, Any] = {
+def account(space: Space, name: str, validations: int, seed: int) -> dict[str, Any]:
+    """Return how the study of a search is made, wherever it is kept."""
+    return {
         "study_name": name,
         "load_if_exists": True,
         "direction": space.metric.goal,
         "sampler": BySeed(TPESampler if space.method == "bayes" else RandomSampler, seed),
         "pruner": pruner(space.early_terminate, validations),
     }
-    if storage is not None:
-        return in_database(storage, settings)
+
+
+def in_folder(folder: Path, settings: dict[str, Any]) -> Study:
+    """Make an account in a folder, or open it.
+
+    Raises:
+        ConfigError: if the folder holds another search.
+        DataError: if the journal is damaged.
+    """
     own = JournalLock(folder / ".journal.lock") if fcntl is not None else None
     if own is not None:
         own.acquire()
@@ -86,7 +87,7 @@ def open_study(space: Space, name: str, folder: Path, storage: str | None, valid
         own.release()
     try:
         journal = JournalStorage(JournalFileBackend(str(folder / JOURNAL), own))  # type: ignore[arg-type]
-        if not set(optuna.get_all_study_names(journal)) - {name}:
+        if not set(optuna.get_all_study_names(journal)) - {settings["study_name"]}:
             return optuna.create_study(storage=journal, **settings)
     except (ValueError, KeyError) as error:
         raise DataError(f"{folder / JOURNAL} is damaged: {one_line(error)[:200]}") from error
@@ -94,7 +95,11 @@ def open_study(space: Space, name: str, folder: Path, storage: str | None, valid
 
 
 def in_database(storage: str, settings: dict[str, Any], tries: int = 4) -> Study:
-    """Make an account in a database, or open it; others may be making it at the same moment."""
+    """Make an account in a database, or open it; others may be making it at the same moment.
+
+    Raises:
+        ResourceError: if the database cannot be opened.
+    """
     try:
         return optuna.create_study(storage=storage, **settings)
     except Exception as error:  # of whatever library speaks to the database

@@ -22,12 +22,12 @@ from patchwork.errors import ConfigError, Interrupted, PatchworkError
 from patchwork.evaluate import evaluate_together
 from patchwork.folder import new_folder, read_manifest
 from patchwork.run import build
-from patchwork.sweep.account import open_study
+from patchwork.sweep.account import account, in_database, in_folder
 from patchwork.sweep.jobs import Job, run_all, share_of_threads
 from patchwork.sweep.plan import print_plan
 from patchwork.sweep.results import Setting, report, top
 from patchwork.sweep.search import Search
-from patchwork.sweep.setting import composed, impossible
+from patchwork.sweep.setting import composed, impossible, validations
 from patchwork.sweep.space import Space, key_of, read_space, read_words, word_of
 
 COUNT = 20  # trials of a sweep, if not told
@@ -73,16 +73,18 @@ def sweep(
     if plan:
         print_plan(words, ranges, grid=space.method == "grid", count=count or space.run_cap or COUNT, jobs=jobs)
         return
-    place = new_folder(folder, Path("outputs", "sweeps", Path(path).stem))
     name = f"{Path(path).stem}-{digest(words, ranges)}"
-    study = open_study(space, name, place, storage, validations(config), config.seed)
+    settled = account(space, name, validations(config), config.seed)
+    elsewhere = in_database(storage, settled) if storage is not None else None
+    place = new_folder(folder, Path("outputs", "sweeps", Path(path).stem))
+    study = elsewhere or in_folder(place, settled)
     search = Search(
         space=space,
         words=words,
         ranges=ranges,
         study=study,
         folder=place,
-        shared=storage is None,
+        shared=elsewhere is None,
         count=count or study.user_attrs.get("count") or space.run_cap or COUNT,
         jobs=jobs,
         validations=validations(config),
@@ -125,12 +127,6 @@ def checked(space: Space, words: list[str], ranges: dict[str, BaseDistribution])
         value = found.choices[0] if isinstance(found, CategoricalDistribution) else getattr(found, "low", None)
         composed([*words, word_of(key, value)])
     return config
-
-
-def validations(config: DictConfig) -> int:
-    """Return how often a trial validates."""
-    settings = config.trainer
-    return max(1, settings.max_epochs // settings.check_val_every_n_epoch * int(1 / settings.val_check_interval))
 
 
 def digest(words: list[str], ranges: dict[str, BaseDistribution]) -> str:

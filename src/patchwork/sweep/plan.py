@@ -28,7 +28,7 @@ from patchwork.audit import flops
 from patchwork.run import build
 from patchwork.sweep.jobs import share_of_threads
 from patchwork.sweep.search import written
-from patchwork.sweep.setting import composed, impossible
+from patchwork.sweep.setting import composed, impossible, validations
 from patchwork.sweep.space import word_of
 
 FEW = 4  # samples that stand for a batch where only its size is asked
@@ -163,13 +163,12 @@ def cost(config: DictConfig) -> Cost:
     batches, limit = data.length("train"), settings.limit_train_batches
     batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
     steps = settings.max_epochs * -(-batches // settings.accumulate_grad_batches)
-    validations = settings.max_epochs // settings.check_val_every_n_epoch * int(1 / settings.val_check_interval)
     return Cost(
         parameters=sum(one.numel() for one in parameters),
         memory=2 * own + state + average + sum(kept.values()) * data.batch_size // few,
         operations=3 * forward * data.batch_size * settings.accumulate_grad_batches,
         steps=min(steps, settings.max_steps) if settings.max_steps > 0 else steps,
-        evaluation=forward * (data.sizes["val"] * validations + data.sizes["test"]),
+        evaluation=forward * (data.sizes["val"] * validations(config) + data.sizes["test"]),
         limit=seconds_of(settings.max_time),
     )
 

@@ -44,3 +44,9 @@ def impossible(words: list[str]) -> str | None:
     except ConfigError as error:
         return one_line(error)
     return None
+
+
+def validations(config: DictConfig) -> int:
+    """Return how often a trial validates."""
+    settings = config.trainer
+    return max(1, settings.max_epochs // settings.check_val_every_n_epoch * int(1 / settings.val_check_interval))
