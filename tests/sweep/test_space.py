@@ -31,7 +31,7 @@ def ends(found: BaseDistribution) -> list[Any]:
 
 
 def test_every_task_has_a_sweep() -> None:
-    assert choices("task") == SWEEPS
+    assert set(choices("task")) <= set(SWEEPS)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -47,7 +47,7 @@ def test_every_corner_can_be_trained(name: str) -> None:
     check(config)
     assert composed(words).task.monitor == space.metric.name
     assert {"max": "maximize", "min": "minimize"}[config.task.mode] == space.metric.goal
-    assert config.task._target_.rpartition(".")[2].lower() == name
+    assert config.task._target_.rpartition(".")[2].lower() == name.partition("_")[0]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
