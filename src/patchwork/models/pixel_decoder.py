@@ -59,7 +59,17 @@ class InnerHead(nn.Module):
 
     def answer(self, hidden: Tensor) -> Tensor:
         """Turn what a symbol knows (…, H) into its logits (…, V)."""
-        return self.head(self.mlp(hidden))
+        return answer(hidden, *self.weights())
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what `answer` weighs with."""
+        between = self.mlp[1]
+        return between.weight, between.bias, self.head.weight, self.head.bias
+
+
+def answer(hidden: Tensor, weight: Tensor, bias: Tensor, head_weight: Tensor, head_bias: Tensor) -> Tensor:
+    """Map (…, H) to (…, V) by two layers: as functions, for calls of modules are a tenth of a step of drawing."""
+    return F.linear(F.silu(F.linear(F.silu(hidden), weight, bias)), head_weight, head_bias)
 
 
 class PixelDecoder(nn.Module):
@@ -211,8 +221,8 @@ class PixelDecoder(nn.Module):
 
     def assemble(self, pixels: Tensor) -> Tensor:
         """Put the pixels (B, 1, K, unit²) of one patch where they belong in it (B, side, side)."""
-        inside = self.side // self.unit
-        return rearrange(pixels, "b 1 (p q) (k l) -> b (p k) (q l)", p=inside, k=self.unit)
+        inside, unit = self.side // self.unit, self.unit  # einops would be felt here, in a step of drawing
+        return pixels.view(-1, inside, inside, unit, unit).transpose(2, 3).reshape(-1, self.side, self.side)
 
     def around(self, image: Tensor) -> Tensor:
         """Return the pixels (B, N, P) of the patches around each that are drawn before it; 0 beyond the edge."""
@@ -363,6 +373,7 @@ class Drawing:
             weight = model.inner.before.weight.unflatten(1, (model.symbols, -1))  # (H, K, unit²)
             said = torch.einsum("hkp,vp->kvh", weight, self.pixels * 2 - 1)[:-1]  # (K - 1, V, H)
             self.said = (said + model.inner.place.weight.diff(dim=0)[:, None]).unbind()
+            self.weights = model.inner.weights()
 
     def logits(self) -> Tensor:
         """Return the logits (B, V) of the next symbol."""
@@ -373,7 +384,7 @@ class Drawing:
                 return model.head(x)[:, 0]
             context = model.inner.context(x, model.window(self.seen().flatten(1)[:, None]))  # (B, 1, H)
             self.hidden = context[:, 0] + model.inner.place.weight[0]  # (B, H)
-        return model.inner.answer(self.hidden)
+        return answer(self.hidden, *self.weights)
 
     def read(self) -> Tensor:
         """Read the last patch, or at first what is told; return what is said of the next one (B, 1, D)."""
@@ -383,7 +394,7 @@ class Drawing:
         """Set the next symbol (B,); after the last one of a patch, draw it."""
         self.symbols.append(symbol)
         if len(self.symbols) < self.model.symbols:
-            self.hidden = self.hidden + F.embedding(symbol, self.said[len(self.symbols) - 1])
+            self.hidden = self.hidden + self.said[len(self.symbols) - 1].index_select(0, symbol)
             return
         self.patch, self.symbols = torch.stack(self.symbols, dim=1)[:, None], []  # (B, 1, K)
         pixels, side, margin = self.model.assemble(self.pixels[self.patch]), self.model.side, REACH * self.model.side

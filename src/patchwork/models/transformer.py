@@ -110,7 +110,7 @@ class Attention(nn.Module):
         )
         if targets == 1 and mask is None and self.recorded is None and not self.training:
             # as in a step of writing or drawing, where two small products take half the kernel's time
-            return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1) @ value
+            return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1) @ value
         if self.recorded is not None:  # softmax(q kᵀ/√d) · I is the weights themselves
             eye = torch.eye(sources, dtype=query.dtype, device=query.device)
             self.recorded.append(attention(eye.expand(*key.shape[:2], -1, -1)).detach())  # (B, H, T, S)
