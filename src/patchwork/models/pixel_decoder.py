@@ -94,7 +94,7 @@ class PixelDecoder(nn.Module):
         num_heads: PositiveInt = 8,
         depth: PositiveInt = 2,
         mlp_ratio: PositiveFloat = 4.0,
-        positions: Literal["learned", "rotary", "none"] = "rotary",
+        positions: Literal["learned", "rotary", "none"] = "learned",
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         text_depth: NonNegativeInt = 0,
         num_words: PositiveInt = 1,
