@@ -171,13 +171,14 @@ def test_slurm_can_be_asked() -> None:
     assert (launcher.params["partition"], launcher.params["cpus_per_task"]) == ("gpu", 4)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_processes_that_a_job_cannot_lead_are_refused(
-    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     monkeypatch.setenv(multirun.JOB, str(tmp_path / "0.json"))
-    assert command("train", *TINY, "accelerator=ddp") == 2
+    assert command("train", *TINY, "optimizer=adamw", f"accelerator={strategy}") == 2
     (said,) = capfd.readouterr().err.splitlines()
-    assert "trainer.strategy=ddp cannot be swept with -m" in said
+    assert f"trainer.strategy={strategy} cannot be swept with -m" in said
     assert "one command for each run" in said
     assert json.loads((tmp_path / "0.json").read_text()) == {"error": said.removeprefix("train.py: ")}
 

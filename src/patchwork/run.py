@@ -59,6 +59,7 @@ from patchwork.folder import (
 )
 from patchwork.multirun import note
 from patchwork.processes import Team, check_processes, main_process
+from patchwork.sharding import Sharded, check_sharded
 from patchwork.tasks import Sample, Task
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -78,7 +79,7 @@ class Trainer(pl.Trainer):
         accelerator: str,
         devices: PositiveInt | list[NonNegativeInt] | Literal["auto"],
         num_nodes: PositiveInt = 1,
-        strategy: Literal["auto", "ddp"],
+        strategy: Literal["auto", "ddp", "fsdp"],
         precision: Literal["32-true", "bf16-mixed", "64-true"],
         deterministic: bool | Literal["warn"] | None,
         max_epochs: PositiveInt,
@@ -95,6 +96,8 @@ class Trainer(pl.Trainer):
         profiler: Literal["simple", "advanced"] | None,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if strategy == "fsdp":
+            settings["strategy"] = Sharded()
         super().__init__(
             **settings,
             plugins=[SafeCheckpointIO()],
@@ -104,6 +107,7 @@ class Trainer(pl.Trainer):
             enable_progress_bar=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            inference_mode=strategy != "fsdp",  # in which no tensor can be made that training goes on with
         )
 
 
@@ -174,6 +178,9 @@ def train_together(config: DictConfig, team: Team) -> None:
         return
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
+    sharded = config.trainer.strategy == "fsdp"
+    if sharded:
+        check_sharded(config, task)
     clock, checkpoints = Clock(STARTED), Checkpoints(config.save_seconds)
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
@@ -202,6 +209,8 @@ def train_together(config: DictConfig, team: Team) -> None:
         team.agree()
         with lightning_faults():
             trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
+        if sharded:
+            _, task = build(config)  # a whole one, for the best weights
         best = load_best(task, folder)
         measured = test(trainer, task, data)
         chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept

@@ -64,9 +64,11 @@ class Samples(pl.Callback):
     ) -> None:
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if first and due and trainer.is_global_zero and (self.always or sys.stdout.isatty()) and speaks_braille():
+        shown = (self.always or sys.stdout.isatty()) and speaks_braille()
+        if first and due and trainer.strategy.broadcast(shown):  # all predict, as each may have but a part of the model
             with _untouched(pl_module), trainer.precision_plugin.val_step_context(), torch.no_grad():
-                self.samples = cast("Task", pl_module).samples(trim(batch, self.count), self.count)
+                samples = cast("Task", pl_module).samples(trim(batch, self.count), self.count)
+            self.samples = samples if trainer.is_global_zero else []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not at the epoch's end: what the task logs there is only now among the metrics.
