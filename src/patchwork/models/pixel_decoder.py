@@ -14,7 +14,7 @@ Sources: iGPT, https://proceedings.mlr.press/v119/chen20s.html; guidance, https:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Ge, Lt
@@ -63,7 +63,7 @@ class InnerHead(nn.Module):
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return what `answer` weighs with."""
-        between = self.mlp[1]
+        between = cast(nn.Linear, self.mlp[1])
         return between.weight, between.bias, self.head.weight, self.head.bias
 
 
