@@ -102,7 +102,7 @@ def test_two_that_share_it_begin_and_one_goes_on(command: Callable[..., int], tm
 @pytest.mark.slow
 def test_a_stem_is_shared_out_as_it_is_copied(tmp_path: Path) -> None:
     """Statistics of batches are each process's own, but in validation, and filters have another layout in memory."""
-    stem = "model.stem=[{channels: 8, kernel: 5, stride: 2}, {channels: 8, kernel: 3, pool: 2}]"
+    stem = "model.stem=[{channels: 8, kernel: 5, stride: 2}, {channels: 8, kernel: 3}]"
     ddp = tmp_path / "ddp"
     words = [*SETTINGS, stem, "model.dropout=0.1", "trainer.accumulate_grad_batches=2", "data.train_size=64"]
     run(*TORCHRUN, ROOT / "train.py", *words, "accelerator=ddp", f"folder={ddp}")

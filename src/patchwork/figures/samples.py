@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from patchwork.figures.braille import labels, legend, render, speaks_braille
@@ -64,11 +65,15 @@ class Samples(pl.Callback):
     ) -> None:
         first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        shown = (self.always or sys.stdout.isatty()) and speaks_braille()
-        if first and due and trainer.strategy.broadcast(shown):  # all predict, as each may have but a part of the model
+        if first and due and self.watched(trainer, pl_module):
             with _untouched(pl_module), trainer.precision_plugin.val_step_context(), torch.no_grad():
                 samples = cast("Task", pl_module).samples(trim(batch, self.count), self.count)
             self.samples = samples if trainer.is_global_zero else []
+
+    def watched(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Return whether this process is to predict: the first, for somebody to see it; the others if they share it."""
+        seen = trainer.is_global_zero and (self.always or sys.stdout.isatty()) and speaks_braille()
+        return trainer.strategy.broadcast(seen) if isinstance(pl_module, FSDPModule) else seen
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not at the epoch's end: what the task logs there is only now among the metrics.
