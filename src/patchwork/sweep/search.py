@@ -189,7 +189,8 @@ class Search:
             best = f"{self.space.metric.name} {value:.6g}"
             self.tell(trial.record.number, f"validation {trial.reported} of {self.validations}: {best}")
         if code is None:
-            if news and not trial.pruned and trial.record.should_prune():
+            left = trial.reported < self.validations  # after the last one there is nothing to save
+            if news and left and not trial.pruned and trial.record.should_prune():
                 trial.pruned = True
                 trial.job.stop()
             return False
