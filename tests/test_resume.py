@@ -72,7 +72,7 @@ def same(one: Path, other: Path) -> None:
     [
         [],
         ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5", "data.fresh=false"],
-        ["data.num_workers=1", "optimizer=adamw", "scheduler=linear", "trainer.check_val_every_n_epoch=2"],
+        ["data.num_workers=1", "optimizer=adamw", "trainer.check_val_every_n_epoch=2", "trainer.precision=64-true"],
     ],
     ids=["plain", "accumulated", "workers"],
 )

@@ -185,6 +185,7 @@ def train_together(config: DictConfig, team: Team) -> None:
     watchers = [Seeds(config.seed), clock, TrainingLog(config.trainer.log_every_n_steps)]
     # checkpoints come last, so that what they save holds what the others made of the batch
     trainer = make_trainer(config, [*watchers, *parts(config, "callbacks"), checkpoints])
+    trainer.precision_plugin.convert_module(task)  # Lightning would do so only after weights are read and averages made
     check_processes(config.trainer.strategy, trainer.num_devices, trainer.num_nodes, team)
     data.check_shards(trainer.num_devices * trainer.num_nodes)
     loggers = parts(config, "logger")
@@ -211,6 +212,7 @@ def train_together(config: DictConfig, team: Team) -> None:
             trainer.fit(task, data, ckpt_path=latest if resumable else None, weights_only=True)
         if sharded:
             _, task = build(config)  # a whole one, for the best weights
+            trainer.precision_plugin.convert_module(task)
         best = load_best(task, folder)
         measured = test(trainer, task, data)
         chosen = best["callbacks"][checkpoints.state_key]  # what was known when these weights were kept
