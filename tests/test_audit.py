@@ -69,7 +69,7 @@ def over_heads(rotary: AxialRotary) -> None:
 def test_rotation_over_the_heads_of_a_generator_is_no_position_at_all() -> None:
     """Document 002's model of 57 million parameters knew nothing of places: this is why."""
     torch.manual_seed(0)
-    model = PixelDecoder(image_size=8, num_classes=3, levels=2, embed_dim=16, num_heads=2, depth=2).double()
+    model = PixelDecoder(image_size=8, num_classes=3, levels=2, embed_dim=16, num_heads=2, positions="rotary").double()
     torch.nn.init.normal_(model.inner.head.weight)
     image, label = torch.randint(2, (4, 1, 8, 8)).double(), torch.tensor([0, 1, 2, 3])
     assert model.rotary is not None

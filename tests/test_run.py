@@ -137,7 +137,7 @@ def test_figures_that_could_not_be_drawn_are_drawn_when_it_goes_on(
         change.setattr("patchwork.run.draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         assert command("train", *TINY, "folder=run") == 5
     before = manifest(tmp_path / "run")
-    assert before["status"] == "OSError: [Errno 28] No space left on device"
+    assert before["status"] == "ResourceError: run/figures cannot be written: No space left on device"
     assert command("train", "resume=run") == 0
     after = manifest(tmp_path / "run")
     assert after["status"] == "finished"

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from patchwork.checkpoints import LAST, previous, read
 
-# in double precision, so that rounding hardly shows (a run that goes on has read its weights in single precision), and
-# clipping every gradient
+# in double precision, so that rounding hardly shows, and clipping every gradient
 EXACT = ["optimizer=adamw", "trainer.precision=64-true", "trainer.gradient_clip_val=0.1", "trainer.log_every_n_steps=1"]
 SETTINGS = [*(word for word in TINY if not word.startswith("trainer.max_epochs")), *EXACT, "trainer.max_epochs=2"]
 FSDP = ["trainer.devices=2", "trainer.strategy=fsdp"]

@@ -21,7 +21,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
 from yaml import YAMLError
 
-from patchwork.errors import ConfigError
+from patchwork.errors import ConfigError, one_line
 
 ICON_CLASSES = {  # outputs of a model of icons, by the task's head and label
     "flat": {"tense": 5, "tense_person": 5 * 3, "combination": 20 * 5 * 3},
@@ -264,8 +264,3 @@ def written(value: Any) -> str:
     """Write a value as the command line has it."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else repr(value)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split())

@@ -227,9 +227,13 @@ def train_together(config: DictConfig, team: Team) -> None:
         }
         if main_process():
             write_manifest(folder, {**manifest, "status": "measured"})
-            samples = draw(folder, task, data)
+            try:
+                samples = draw(folder, task, data)
+            except OSError as error:
+                raise ResourceError(f"{folder / 'figures'} cannot be written: {error.strerror}") from error
             write_manifest(folder, {**manifest, "status": "finished"})
-            tell(folder, manifest, samples)
+    if main_process():
+        tell(folder, manifest, samples)
     keep_lock.close()
 
 

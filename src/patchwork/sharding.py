@@ -1,7 +1,7 @@
 """Parameters shared out among the processes that train a run, in place of a copy in each (FSDP).
 
 1. Weights are made, or read, whole and alike in every process; each then keeps its part of every tensor.
-2. A block is put together when it is used, forwards and backwards, and the rest of the model for a whole step.
+2. A block is put together when it is used, forwards and backwards, and the rest of the model for a pass.
 3. Gradients are averaged into such parts, and the optimizer's state is made of such parts.
 4. For a checkpoint each tensor is put together: the first process writes what a single process would.
 
@@ -28,7 +28,7 @@ from patchwork.processes import main_process
 from patchwork.tasks import Task
 
 ENTRIES = ("training_step", "validation_step", "samples")  # what is called on a task while it is shared out
-ELEMENTWISE = ("adamw", "adam")  # optimizers that need no more of a tensor than a part
+PARTWISE = ("adamw", "adam")  # optimizers whose fused kernels step with parts of tensors
 
 
 class Sharded(DDPStrategy):
@@ -105,10 +105,10 @@ def part_of(full: Tensor, parameter: DTensor) -> Tensor:
 def check_sharded(config: DictConfig, task: Task) -> None:
     """Raise a `ConfigError` if something needs the whole of what is shared out, or is too small to be shared."""
     target = config.optimizer._target_
-    if target.rpartition(".")[2] not in ELEMENTWISE:
+    if target.rpartition(".")[2] not in PARTWISE:
         raise ConfigError(
             f"optimizer._target_={target} cannot take a step with parts of weights, as trainer.strategy=fsdp has: use "
-            f"optimizer={' or '.join(ELEMENTWISE)}, or trainer.strategy=ddp"
+            f"optimizer={' or '.join(PARTWISE)}, or trainer.strategy=ddp"
         )
     for name, node in (config.callbacks or {}).items():
         if node is not None and node._target_.endswith(".MovingAverage"):

@@ -47,6 +47,6 @@ def impossible(words: list[str]) -> str | None:
 
 
 def validations(config: DictConfig) -> int:
-    """Return how often a trial validates."""
+    """Return how often a trial validates, at least once."""
     settings = config.trainer
     return max(1, settings.max_epochs // settings.check_val_every_n_epoch * int(1 / settings.val_check_interval))
