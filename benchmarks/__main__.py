@@ -198,7 +198,7 @@ def drawing(size: int, *settings: str) -> tuple[Callable[[], float], Callable[[]
             self.done.append(self.patch)  # the first is empty
             return self.model.read(torch.cat(self.done, dim=1), self.told)[:, -1:]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(kind: type[Drawing]) -> torch.Tensor:
         drawn = kind(model, model.condition(label))
         for place in range(model.length):
