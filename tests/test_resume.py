@@ -98,7 +98,7 @@ def test_every_task_resumes_exactly(tmp_path: Path, task: str) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_save_and_resume_exactly(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    settings = [*TINY, "data.train_size=4800"]
+    settings = [*TINY, "data.train_size=1920"]
     folder = tmp_path / "stopped"
     process = train(*settings, f"folder={folder}")
     while not (folder / "metrics.csv").exists() and process.poll() is None:
