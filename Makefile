@@ -1,14 +1,14 @@
-# make train · make test · make check · make bench; each makes the environment first if it is not there.
+# make train · make test · make slow · make check · make bench: each creates the environment first if it is missing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 BIN := .venv/bin
 
 .PHONY: train test slow check bench
 .DEFAULT_GOAL := train
 
-train: .venv/ready ## a first run of the main job, in minutes
-	$(BIN)/python train.py experiment=first
+train: .venv/ready ## train the default task for about a minute
+	$(BIN)/python train.py experiment=quickstart
 
-test: .venv/ready ## the quick tests
+test: .venv/ready ## the tests, in parallel
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: .venv/ready ## the tests that take minutes
@@ -19,7 +19,7 @@ check: .venv/ready ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready ## what things cost, as ratios measured side by side
+bench: .venv/ready ## costs, as ratios measured side by side
 	$(BIN)/python -m benchmarks
 
 .venv/ready: pyproject.toml

@@ -1,16 +1,6 @@
-"""Train a task: compose → check → build → fit → test → report. `python train.py --help` lists what can be set."""
+"""Train a task: the same as `patchwork train`, for `wandb agent`, torchrun and srun."""
 
-from omegaconf import DictConfig
-
-from patchwork.cli import command
-
-
-@command("train")
-def main(config: DictConfig) -> None:
-    from patchwork.run import train
-
-    train(config)
-
+from patchwork.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,140 +1,116 @@
-"""Sequences: what is in them, where they end, what an anchor matches, and the same ones whenever asked."""
+"""Sequences: what they consist of, where they end, and the same ones every time."""
 
 from typing import Any
 
 import pytest
 import torch
-from test_stitched import IDS, Numbered, epoch, same
-from torch import Tensor
+from data_helpers import (
+    IDS,
+    LABELS,
+    SPLITS,
+    NumberedSource,
+    check_ids,
+    join_shards,
+    read_epoch,
+    same_batch,
+    to_ids,
+)
 
-from patchwork.data import Deform, Sequences
-from patchwork.data.handwriting import MEAN, STD
-from patchwork.data.stream import Batch, Part
+from patchwork.core.errors import ConfigError
+from patchwork.data import RandomAffineElastic, SequencesDataModule
+from patchwork.data.base import Batch, Split
 
-LABELS = Numbered().labels
-ANCHORED = [
-    {"anchored": True, "balance": 0.5},
-    {"anchored": True, "balance": 0.9},
-    {"anchored": True},
-    {"anchored": True, "sampling": "consecutive"},
-]
+samplings = pytest.mark.parametrize("sampling", ["random", "consecutive"])
 
 
-def sequences(**changes: Any) -> Sequences:
-    sizes = {"batch_size": 20, "eval_batch_size": 30, "train_size": 400, "val_size": 400, "test_size": 400}
-    data = Sequences(**{"digits": Numbered(), "image_size": 6, "max_length": 5, "seed": 0, **sizes, **changes})
+def sequences(**changes: Any) -> SequencesDataModule:
+    sizes = {"batch_size": 20, "eval_batch_size": 30, "samples_per_epoch": 400, "val_size": 400, "test_size": 400}
+    data = SequencesDataModule(
+        **{"dataset": NumberedSource(), "image_size": 6, "max_length": 5, "seed": 0, **sizes, **changes}
+    )
     data.setup()
     return data
 
 
-def numbers(image: Tensor) -> Tensor:
-    """Read which digits images (..., 1, size, size) show."""
-    return ((image[..., 0, 0, 0] * STD + MEAN) * 255).round().long()
-
-
-def everything(data: Sequences, part: Part) -> Batch:
-    batches = [batch for batch in epoch(data, part) if batch["mask"].shape[1] == data.max_length]
+def whole_epoch(data: SequencesDataModule, split: Split) -> Batch:
+    batches = read_epoch(data, split)
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-@pytest.mark.parametrize("part", ["train", "val", "test"])
-@pytest.mark.parametrize("settings", [{}, {"sampling": "consecutive"}, *ANCHORED], ids=str)
-def test_a_sequence_is_what_it_says(settings: dict, part: Part) -> None:
-    data = sequences(**settings)
-    batch = everything(data, part)
-    mask, shown = batch["mask"], numbers(batch["image"])
+@pytest.mark.parametrize("split", SPLITS)
+@samplings
+def test_images_mask_and_digits_of_a_sequence_agree(sampling: str, split: Split) -> None:
+    batch = whole_epoch(sequences(sampling=sampling), split)
+    mask, ids = batch["mask"], to_ids(batch["image"])
     length = mask.sum(dim=1)
     assert batch["image"].shape[1:] == (5, 1, 6, 6)
     assert torch.equal(mask, torch.arange(5) < length[:, None])  # no gaps
     assert set(length.tolist()) == {1, 2, 3, 4, 5}
-    assert torch.equal(batch["digits"], torch.where(mask, LABELS[shown], 0))
+    assert torch.equal(batch["digits"], torch.where(mask, LABELS[ids], 0))
     assert not batch["image"][~mask].any()
-    assert set(shown[mask].tolist()) <= set(IDS[part])
+    assert set(ids[mask].tolist()) <= set(IDS[split])
 
 
-@pytest.mark.parametrize("part", ["train", "val", "test"])
-@pytest.mark.parametrize("settings", ANCHORED, ids=str)
-def test_matches_are_of_the_anchors_class_and_never_itself(settings: dict, part: Part) -> None:
-    batch = everything(sequences(**settings), part)
-    anchor, shown = numbers(batch["anchor"]), numbers(batch["image"])
-    expected = (LABELS[shown] == LABELS[anchor][:, None]) & batch["mask"]
-    assert torch.equal(batch["match"], expected)
-    assert torch.equal(batch["present"], expected.any(dim=1))
-    assert not ((shown == anchor[:, None]) & batch["mask"]).any()
-
-
-@pytest.mark.parametrize("balance", [0.1, 0.5, 0.8])
-def test_balance_is_the_share_with_a_match(balance: float) -> None:
-    batch = everything(sequences(anchored=True, balance=balance, val_size=5000), "val")
-    assert batch["present"].float().mean() == pytest.approx(balance, abs=0.03)
-    for length in range(1, 6):  # at every length, so that length tells nothing
-        chosen = batch["mask"].sum(dim=1) == length
-        assert batch["present"][chosen].float().mean() == pytest.approx(balance, abs=0.06)
-
-
-def test_a_match_may_stand_anywhere() -> None:
-    batch = everything(sequences(anchored=True, balance=0.5, val_size=5000), "val")
-    longest = batch["mask"].all(dim=1) & batch["present"]
-    share = batch["match"][longest].float().mean(dim=0)
-    assert share.max() - share.min() < 0.1
-    assert set(LABELS[numbers(batch["anchor"])].tolist()) == set(range(10))
-
-
-def test_chance_brings_matches_where_there_is_no_balance() -> None:
-    batch = everything(sequences(anchored=True, val_size=5000), "val")
-    expected = 1 - sum(0.9**length for length in range(1, 6)) / 5
-    assert batch["present"].float().mean() == pytest.approx(expected, abs=0.03)
+@pytest.mark.parametrize("split", ["val", "test"])
+@samplings
+def test_image_ids_are_those_of_the_sequence_and_end_with_it(sampling: str, split: Split) -> None:
+    data = sequences(sampling=sampling, test_lengths=[7], num_classes=4, val_size=50, test_size=50)
+    image_ids = [
+        torch.where(batch["mask"], to_ids(batch["image"]), torch.tensor(-1)) for batch in read_epoch(data, split)
+    ]
+    check_ids(data, split, image_ids)
+    assert "index" not in data.make_batch("train", (0, 0), slice(None))
 
 
 def test_consecutive_windows_follow_each_other() -> None:
-    data = sequences(sampling="consecutive", anchored=True, train_size=120)
-    windows = {}
-    for number in range(3):
-        for batch in epoch(data, "train", number):
-            for anchor, images, length in zip(
-                numbers(batch["anchor"]).tolist(), numbers(batch["image"]).tolist(), batch["mask"].sum(1), strict=True
-            ):
-                assert images[:length] == list(range(anchor + 1, anchor + 1 + length))
-                assert windows.setdefault(anchor, int(length)) == length  # its length belongs to a window
-    assert len(windows) == 120 - 5
+    data = sequences(sampling="consecutive", samples_per_epoch=120)
+    lengths: dict[int, int] = {}
+    for epoch in range(3):
+        for batch in read_epoch(data, "train", epoch):
+            for ids, length in zip(to_ids(batch["image"]).tolist(), batch["mask"].sum(1).tolist(), strict=True):
+                assert ids[:length] == list(range(ids[0], ids[0] + length))
+                assert lengths.setdefault(ids[0], length) == length  # a window keeps its length
+    assert len(lengths) == 120 - 5
 
 
 def test_longer_test_sequences_follow_the_others() -> None:
     data = sequences(test_lengths=[7, 20], test_size=50)
-    batches = epoch(data, "test")
-    assert len(batches) == data.length("test")
+    batches = read_epoch(data, "test")
+    assert len(batches) == data.num_batches("test")
     sizes = {width: sum(len(b["mask"]) for b in batches if b["mask"].shape[1] == width) for width in (5, 7, 20)}
     assert sizes == {5: 50, 7: 50, 20: 50}
-    assert all(b["mask"].all() for b in batches if b["mask"].shape[1] > 5)
-    assert all(len(b["mask"]) * 20 <= 30 * 5 for b in batches if b["mask"].shape[1] == 20)  # images, not sequences
-    plain = epoch(sequences(test_size=50), "test")
-    assert all(map(same, plain, batches))  # and the others are the same
+    assert torch.equal(torch.cat([batch["index"] for batch in batches]), torch.arange(150))
+    assert all(batch["mask"].all() for batch in batches if batch["mask"].shape[1] > 5)
+    # a batch of longer sequences holds as many images, not as many sequences
+    assert all(len(batch["mask"]) * 20 <= 30 * 5 for batch in batches if batch["mask"].shape[1] == 20)
+    plain = read_epoch(sequences(test_size=50), "test")
+    assert all(map(same_batch, plain, batches))  # and the others are the same
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampling": "consecutive"}, *ANCHORED], ids=str)
-def test_batches_depend_on_seed_epoch_and_index_alone(settings: dict) -> None:
-    options = {**settings, "augment": Deform(rotation=20.0)}
+@samplings
+def test_batches_depend_on_seed_epoch_and_index_only(sampling: str) -> None:
+    options = {"sampling": sampling, "augment": RandomAffineElastic(degrees=20.0)}
     first, again, other = (sequences(seed=seed, **options) for seed in (1, 1, 2))
-    batches = epoch(first, "train", 3)
-    assert all(map(same, batches, epoch(again, "train", 3)))
-    assert same(batches[2], again.make("train", (3, 2), slice(None)))
-    assert not any(map(same, batches, epoch(other, "train", 3)))
-    assert not any(map(same, batches, epoch(again, "train", 4)))
-    assert all(map(same, epoch(first, "val"), epoch(other, "val")))
-    whole = data = first.make("train", (0, 1), slice(None))
-    parts = [first.make("train", (0, 1), slice(rank, None, 2)) for rank in range(2)]
-    for name in data:
-        assert torch.equal(torch.stack([part[name] for part in parts], dim=1).flatten(0, 1), whole[name])
+    batches = read_epoch(first, "train", 3)
+    assert all(map(same_batch, batches, read_epoch(again, "train", 3)))
+    assert same_batch(batches[2], again.make_batch("train", (3, 2), slice(None)))
+    assert not any(map(same_batch, batches, read_epoch(other, "train", 3)))
+    assert not any(map(same_batch, batches, read_epoch(again, "train", 4)))
+    assert all(map(same_batch, read_epoch(first, "val"), read_epoch(other, "val")))
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"test_lengths": [5]}, "max_length=5"),
-        ({"balance": 0.5}, "anchored"),
-        ({"balance": 0.5, "anchored": True, "sampling": "consecutive"}, "sampling"),
-    ],
-)
-def test_settings_that_do_not_fit(settings: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        sequences(**settings)
+@pytest.mark.parametrize("split", ["train", "test"])
+@samplings
+def test_shards_interleave_to_the_batch(sampling: str, split: Split) -> None:
+    data = sequences(sampling=sampling, augment=RandomAffineElastic(degrees=20.0))
+    assert same_batch(join_shards(data, split, (0, 1), 2), data.make_batch(split, (0, 1), slice(None)))
+
+
+def test_test_lengths_that_are_not_longer_are_rejected() -> None:
+    with pytest.raises(ValueError, match="max_length=5"):
+        sequences(test_lengths=[5])
+
+
+def test_windows_longer_than_a_split_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"data\.max_length=60 is too long for the 60 val images.*up to 59"):
+        sequences(max_length=60, sampling="consecutive")

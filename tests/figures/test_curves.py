@@ -1,3 +1,5 @@
+"""The training curves of a run."""
+
 import csv
 import math
 from pathlib import Path
@@ -5,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from patchwork.figures import curves as module
-from patchwork.figures.curves import curves, read, smooth, spread
+from patchwork.figures.curves import plot_curves, read_metrics, smooth, spread_labels
+from patchwork.figures.style import save_figure
 
 Rows = list[dict[str, Any]]
 
@@ -52,13 +56,13 @@ TABLES: dict[str, Rows] = {
     "no learning rate": without(training(3), "lr"),
     "no accuracy": without(training(3), "val/seq", "val/dig"),
     "nothing finite": [{"epoch": 0, "step": i, "train/loss": "nan", "val/loss": "inf", "lr": ""} for i in range(5)],
-    "holes": [row | ({"train/loss": "nan"} if row["step"] % 3 else {}) for row in training(4)],
-    "words": [row | ({"val/loss": "oops"} if "val/loss" in row else {}) for row in training(2)],
+    "missing values": [row | ({"train/loss": "nan"} if row["step"] % 3 else {}) for row in training(4)],
+    "text in a cell": [row | ({"val/loss": "oops"} if "val/loss" in row else {}) for row in training(2)],
     "zero and negative losses": [{"epoch": 0, "step": i, "train/loss": 2 - i, "val/loss": 0.0} for i in range(5)],
     "zero losses": [{"epoch": 0, "step": i, "train/loss": 0.0, "lr": 0.0} for i in range(5)],
     "perfect": [{"epoch": i, "step": i, "val/accuracy": 1.0} for i in range(5)],
     "huge and tiny": [{"epoch": i, "step": i, "train/loss": 10.0**-i, "val/perplexity": 1e9 * i} for i in range(12)],
-    "to the end of floats": [{"epoch": 0, "step": i, "train/loss": 10.0 ** (-107 * i)} for i in range(4)],
+    "down to the smallest floats": [{"epoch": 0, "step": i, "train/loss": 10.0 ** (-107 * i)} for i in range(4)],
     "many metrics": [{"epoch": i, "step": i} | {f"val/m_{j}": 1 - 0.001 * j for j in range(30)} for i in range(4)],
     "a long name": [{"epoch": i, "step": i, "val/" + "very_" * 20 + "long": 0.1 * i} for i in range(4)],
     "validation in mid-epoch": [{"epoch": i // 4, "step": 10 * i, "val/accuracy": i / 20} for i in range(12)],
@@ -68,27 +72,21 @@ TABLES: dict[str, Rows] = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", TABLES)
-def test_any_table_gives_a_readable_picture(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "figures" / "curves.png"
-    curves(write(tmp_path / "metrics.csv", TABLES[name]), path)
-    assert imread(path).shape == (600, 1575, 4)
-    assert list(path.parent.iterdir()) == [path]
+def test_any_table_can_be_plotted_and_saved(tmp_path: Path, name: str) -> None:
+    save_figure(plot(tmp_path, TABLES[name]), tmp_path / "curves.png")
+    assert imread(tmp_path / "curves.png").shape == (600, 1575, 4)
 
 
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Rows, **options: Any) -> Any:
-    """Draw a table and return the figure instead of writing it."""
-    figures: list[Any] = []
-    monkeypatch.setitem(curves.__globals__, "save", lambda figure, path: figures.append(figure))
-    curves(write(tmp_path / "metrics.csv", rows), tmp_path / "curves.png", **options)
-    return figures[0]
+def plot(tmp_path: Path, rows: Rows, **options: Any) -> Figure:
+    return plot_curves(write(tmp_path / "metrics.csv", rows), **options)
 
 
-def words(figure: Any) -> str:
+def annotations(figure: Figure) -> str:
     return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
 
 
-def test_every_line_is_named_and_what_lies_deeper_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = words(drawn(tmp_path, monkeypatch, training(5)))
+def test_each_line_is_labelled_and_nested_metrics_are_omitted(tmp_path: Path) -> None:
+    text = annotations(plot(tmp_path, training(5)))
     for name in ("training", "validation", "learning rate", "sequence accuracy", "digit accuracy"):
         assert name in text.split("\n")
     assert "cell" not in text
@@ -105,28 +103,26 @@ def test_every_line_is_named_and_what_lies_deeper_is_not_drawn(tmp_path: Path, m
         ({"monitor": "val/missing"}, "best accuracy 80.00 % at epoch 3"),
     ],
 )
-def test_the_best_epoch_is_marked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], best: str
-) -> None:
+def test_best_epoch_of_the_monitored_metric_is_marked(tmp_path: Path, options: dict[str, Any], best: str) -> None:
     pairs = [(2.0, 0.4), (0.5, 0.6), (1.0, 0.8), (3.0, 0.7)]
     rows = [
         {"epoch": i, "step": 10 * i, "val/loss": loss, "val/accuracy": accuracy}
         for i, (loss, accuracy) in enumerate(pairs)
     ]
-    assert best in words(drawn(tmp_path, monkeypatch, rows, **options))
+    assert best in annotations(plot(tmp_path, rows, **options))
 
 
-@pytest.mark.parametrize("name", sorted(set(TABLES) - {"to the end of floats"}))
-def test_nothing_overlaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(set(TABLES) - {"down to the smallest floats"}))
+def test_labels_do_not_overlap(tmp_path: Path, name: str) -> None:
     rows = TABLES[name] if name != "many metrics" else without(TABLES[name], "val/m_1", "val/m_2")
-    figure = drawn(tmp_path, monkeypatch, rows)
-    FigureCanvasAgg(figure).draw()
+    figure = plot(tmp_path, rows)
+    figure.draw_without_rendering()
     texts = [text for axes in figure.axes for text in [*axes.texts, axes.title, axes._left_title] if text.get_text()]
     texts += [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
     for axes in figure.axes:
         low, high = axes.get_ylim()
         ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-        texts += [label for place, label in ticks if axes.axison and low <= place <= high]
+        texts += [label for position, label in ticks if axes.axison and low <= position <= high]
     boxes = [text.get_window_extent().shrunk(0.95, 0.8) for text in texts]
     for i, box in enumerate(boxes):
         assert box.x0 >= 0
@@ -135,14 +131,14 @@ def test_nothing_overlaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
             assert not box.overlaps(boxes[j]), (texts[i].get_text(), texts[j].get_text())
 
 
-def test_read_skips_what_is_not_a_number_and_sorts_by_step(tmp_path: Path) -> None:
+def test_read_metrics_skips_values_that_are_not_finite_and_sorts_by_step(tmp_path: Path) -> None:
     rows = [
         {"epoch": 1, "step": 20, "val/loss": 0.5},
         {"epoch": 0, "step": 10, "val/loss": 1.0, "lr": "nan"},
         {"epoch": 2, "step": 30, "val/loss": ""},
         {"epoch": 3, "step": 40, "val/loss": "inf"},
     ]
-    columns = read(write(tmp_path / "metrics.csv", rows))
+    columns = read_metrics(write(tmp_path / "metrics.csv", rows))
     assert columns["val/loss"].value.tolist() == [1.0, 0.5]
     assert columns["val/loss"].step.tolist() == [10, 20]
     assert columns["val/loss"].epoch.tolist() == [1, 2]
@@ -150,36 +146,22 @@ def test_read_skips_what_is_not_a_number_and_sorts_by_step(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("n", [1, 49, 50, 51, 1000])
-def test_smoothing_keeps_the_level_and_lessens_the_noise(n: int) -> None:
+def test_smoothing_preserves_the_level_and_reduces_the_noise(n: int) -> None:
     assert np.allclose(smooth(np.full(n, 3.0)), 3.0)
     noise = np.random.default_rng(0).normal(size=n)
     assert smooth(noise).shape == (n,)
     assert n < 50 or smooth(noise).std() < 0.9 * noise.std()
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 7, 50])
-def test_spread_keeps_the_order_and_the_distance(n: int) -> None:
-    wanted = np.random.default_rng(n).uniform(0.8, 1.2, n).tolist()
-    places = spread(wanted, 0.05)
-    gap = min(0.05, 1 / max(n - 1, 1)) - 1e-9
-    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
-    assert np.all(np.diff(sorted(places)) >= gap)
-    assert np.argsort(places, kind="stable").tolist() == np.argsort(wanted, kind="stable").tolist()
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-0.5, 1.5), max_size=50))
+def test_spread_labels_preserves_order_and_minimum_gap(positions: list[float]) -> None:
+    moved = spread_labels(positions, 0.05)
+    gap = min(0.05, 1 / max(len(positions) - 1, 1)) - 1e-9
+    assert all(-1e-9 <= position <= 1 + 1e-9 for position in moved)
+    assert np.all(np.diff(sorted(moved)) >= gap)
+    assert np.argsort(moved, kind="stable").tolist() == np.argsort(positions, kind="stable").tolist()
 
 
-def test_spread_moves_nothing_that_has_room() -> None:
-    assert spread([0.7, 0.1, 0.4], 0.1) == [0.7, 0.1, 0.4]
-
-
-def test_a_failed_picture_leaves_the_old_one(tmp_path: Path) -> None:
-    class Broken:
-        def savefig(self, path: Path, **_: Any) -> None:
-            path.write_bytes(b"half")
-            raise OSError("disk full")
-
-    path = tmp_path / "curves.png"
-    path.write_bytes(b"old")
-    with pytest.raises(OSError, match="disk full"):
-        module.save(Broken(), path)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_spread_labels_leaves_positions_that_are_far_enough_apart() -> None:
+    assert spread_labels([0.7, 0.1, 0.4], 0.1) == [0.7, 0.1, 0.4]

@@ -1,103 +1,131 @@
-"""Of the settings that were found one is chosen by accuracy, stability, speed and size, and can be run by its name."""
+"""Results are selected by accuracy, stability, speed and size, and written as an experiment that can be run by name."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import yaml
-from conftest import TINY
+from helpers import TINY
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from patchwork.cli import guarded
-from patchwork.sweep.command import command as sweep
-from patchwork.sweep.results import choose, experiment_of, importances, settings_of
-from patchwork.sweep.setting import composed
+from patchwork.commands.sweep import command as sweep
+from patchwork.runs.compose import compose
+from patchwork.sweep.results import best_trials, experiment_yaml, group_trials, param_importances, select
 
-RANGE = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("x", "y")}
+UNIT = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("x", "y")}
+SEED = {"seed": optuna.distributions.IntDistribution(0, 9)}
+TRIALS = st.lists(
+    st.tuples(st.floats(0, 1), st.floats(0, 0.1), st.floats(1, 100), st.integers(1, 100)), min_size=1, max_size=8
+)
 
 
-def study(*trials: tuple[float, float, float, int], seeds: bool = False) -> optuna.Study:
-    """Make an account of trials: accuracy, unsteadiness, seconds and parameters of each."""
-    account = optuna.create_study(direction="maximize")
-    for number, (value, unsteadiness, seconds, parameters) in enumerate(trials):
-        params = {"x": 0.0 if seeds else number / 100, "y": 0.0}
-        notes = {"unsteadiness": unsteadiness, "seconds": seconds, "parameters": parameters}
-        extra = {"seed": optuna.distributions.IntDistribution(0, 9)} if seeds else {}
-        account.add_trial(
+def make_study(
+    *trials: tuple[float, float, float, int], direction: str = "maximize", vary_seed: bool = False
+) -> optuna.Study:
+    """Make a study of finished trials: value, val_std, seconds and number of parameters of each."""
+    study = optuna.create_study(direction=direction)
+    for number, (value, val_std, seconds, num_parameters) in enumerate(trials):
+        params = {"x": 0.0, "y": 0.0, "seed": number} if vary_seed else {"x": number / 100, "y": 0.0}
+        study.add_trial(
             optuna.trial.create_trial(
-                params={**params, **({"seed": number} if seeds else {})},
-                distributions={**RANGE, **extra},
+                params=params,
+                distributions={**UNIT, **SEED} if vary_seed else UNIT,
                 value=value,
-                user_attrs=notes,
+                user_attrs={"val_std": val_std, "seconds": seconds, "num_parameters": num_parameters},
             )
         )
-    return account
+    return study
 
 
 @pytest.mark.parametrize(
-    ("trials", "chosen", "why"),
+    ("trials", "selected", "reason"),
     [
-        ([(0.90, 0.01, 9, 9), (0.95, 0.01, 9, 9)], "1", "no other is within its spread of 0.01"),
-        ([(0.95, 0.01, 9, 9), (0.945, 0.001, 99, 99), (0.90, 0.0, 1, 1)], "1", "the steadiest"),
-        ([(0.95, 0.01, 9, 9), (0.945, 0.01, 5, 99), (0.90, 0.0, 1, 1)], "1", "the fastest"),
-        ([(0.95, 0.01, 9, 9), (0.945, 0.01, 9, 5), (0.90, 0.0, 1, 1)], "1", "the smallest"),
-        ([(0.95, 0.01, 9, 9)], "0", "the only one"),
+        ([(0.90, 0.01, 9, 9), (0.95, 0.01, 9, 9)], "1", "no other is within its standard deviation of 0.01"),
+        ([(0.95, 0.01, 9, 9), (0.945, 0.001, 99, 99), (0.90, 0.0, 1, 1)], "1", "the most stable of 2"),
+        ([(0.95, 0.01, 9, 9), (0.945, 0.01, 5, 99), (0.90, 0.0, 1, 1)], "1", "the fastest of 2"),
+        ([(0.95, 0.01, 9, 9), (0.945, 0.01, 9, 5), (0.90, 0.0, 1, 1)], "1", "the smallest of 2"),
+        ([(0.95, 0.01, 9, 9)], "0", "the only result"),
     ],
 )
-def test_choice_by_accuracy_stability_speed_size(trials: list, chosen: str, why: str) -> None:
-    setting, reason = choose(settings_of(study(*trials)))
-    assert setting.numbers == chosen
-    assert why in reason
+def test_selection_by_accuracy_stability_speed_and_size(trials: list, selected: str, reason: str) -> None:
+    result, explanation = select(group_trials(make_study(*trials)))
+    assert result.numbers == selected
+    assert reason in explanation
 
 
-def test_trials_that_differ_in_their_seed_are_one_setting() -> None:
-    (setting,) = settings_of(study((0.9, 0.01, 1, 1), (0.8, 0.01, 1, 1), seeds=True))
-    assert setting.mean == pytest.approx(0.85)
-    assert setting.spread == pytest.approx(0.0707, abs=1e-4)
-    assert "seed" not in setting.params
+@given(trials=TRIALS, direction=st.sampled_from(["maximize", "minimize"]))
+@settings(max_examples=30, deadline=None)
+def test_selected_result_is_good_by_each_criterion(trials: list, direction: str) -> None:
+    results = group_trials(make_study(*trials, direction=direction))
+    values = [result.mean for result in results]
+    assert values == sorted(values, reverse=direction == "maximize")
+    selected, _ = select(results)
+    similar = [result for result in results if abs(result.mean - values[0]) <= results[0].val_std]
+    assert selected in similar
+    assert selected.val_std <= 1.5 * min(result.val_std for result in similar)
+    as_stable = [result for result in similar if result.val_std <= selected.val_std]
+    assert selected.seconds <= 1.1 * min(result.seconds for result in as_stable)
+    as_fast = [result for result in as_stable if result.seconds <= selected.seconds]
+    assert selected.num_parameters == min(result.num_parameters for result in as_fast)
 
 
-def test_importance_is_that_of_what_matters() -> None:
-    account = optuna.create_study()
+def test_best_trials_are_sorted_by_the_goal() -> None:
+    trials = [(0.1, 0, 1, 1), (0.3, 0, 1, 1), (0.2, 0, 1, 1)]
+    assert [trial.number for trial in best_trials(make_study(*trials), 2)] == [1, 2]
+    assert [trial.number for trial in best_trials(make_study(*trials, direction="minimize"), 5)] == [0, 2, 1]
+
+
+def test_trials_that_differ_only_in_seed_are_one_result() -> None:
+    (result,) = group_trials(make_study((0.9, 0.01, 1, 1), (0.8, 0.01, 1, 1), vary_seed=True))
+    assert result.mean == pytest.approx(0.85)
+    assert result.seed_std == pytest.approx(0.0707, abs=1e-4)
+    assert "seed" not in result.params
+
+
+def test_importance_is_highest_for_the_parameter_that_matters() -> None:
+    study = optuna.create_study()
     for number in range(60):
         params = {"x": (number * 7 % 60) / 60, "y": (number * 11 % 60) / 60}
-        account.add_trial(
-            optuna.trial.create_trial(params=params, distributions=RANGE, value=params["x"] + 0.1 * params["y"])
-        )
-    found = importances(account)
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["x"] > 0.9
-    assert importances(study((0.9, 0, 1, 1), (0.8, 0, 1, 1))) == {}
+        value = params["x"] + 0.1 * params["y"]
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=UNIT, value=value))
+    importances = param_importances(study)
+    assert sum(importances.values()) == pytest.approx(1)
+    assert importances["x"] > 0.9
+    assert param_importances(make_study((0.9, 0, 1, 1), (0.8, 0, 1, 1))) == {}
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["task=sum", "model=sequence_regressor", "optimizer=adam", "optimizer.lr=0.001", "model.embed_dim=32"],
-        ["experiment=published_quadrant", "optimizer=muon", "data.batch_size=32", "callbacks=none"],
-        ["task=classify", "data.augment=null", "debug=fast", "model.stem=[{channels: 8, kernel: 5, stride: 4}]"],
-        ["seed=3", "accelerator=cpu", "callbacks.samples=null"],
+        ["experiment=paper_cell_pool", "optimizer=muon", "data.batch_size=32", "callbacks=none"],
+        ["task=classify", "data.augment=null", "debug=fast", "data.val_size=64"],
+        ["seed=3", "accelerator=cpu", "callbacks.show_samples=null"],
     ],
 )
-def test_an_experiment_says_what_the_command_says(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], words: list[str]
+def test_experiment_composes_to_the_same_configuration_as_overrides(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], overrides: list[str]
 ) -> None:
-    written = Path("found/experiment/best.yaml")
-    written.parent.mkdir(parents=True)
-    written.write_text(experiment_of(words, Path("found"), "Found."))
-    assert command("train", "--config-dir=found", "experiment=best", "--cfg", "job", "--resolve") == 0
-    said = yaml.safe_load(capsys.readouterr().out)
+    path = Path("results/experiment/best.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(experiment_yaml(overrides, Path("results"), "Found."))
+    assert command("train", "--config-dir=results", "experiment=best", "--cfg", "job", "--resolve") == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
     GlobalHydra.instance().clear()
-    assert said == OmegaConf.to_container(composed(words), resolve=True)
+    expected = OmegaConf.to_container(compose(overrides), resolve=True)
+    unset = {"task_name": None, "model_name": None}  # Hydra prints the configuration before they are set
+    assert {**printed, **unset} == {**expected, **unset}
 
 
-def test_a_search_from_end_to_end(
-    command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    space = {
+def test_search_end_to_end(command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    space: dict[str, Any] = {
         "program": "train.py",
         "method": "bayes",
         "metric": {"name": "val/accuracy", "goal": "maximize"},
@@ -105,17 +133,15 @@ def test_a_search_from_end_to_end(
         "command": ["${program}", "task=classify", "logger=wandb", "${args_no_hyphens}"],
     }
     Path("space.yaml").write_text(yaml.safe_dump(space))
-    words = [*TINY, "trainer.max_epochs=2", "data.train_size=256", "count=2", "jobs=2", "retrain=1", "ensemble=2"]
-    assert guarded(lambda: sweep(["space.yaml", "folder=found", *words])) == 0
-    said = capsys.readouterr().out
-    assert "2 trials: 2 finished" in said
-    assert "test/accuracy" in said.partition("as one")[2]
-    runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("found/trials/*/manifest.json"))]
+    args = ["n_trials=2", "n_jobs=2", "ensemble=2", *TINY, "trainer.max_epochs=2"]
+    assert sweep(["space.yaml", "sweep_dir=results", *args]) == 0
+    output = capsys.readouterr().out
+    assert "2 trials: 2 finished" in output
+    assert "test/accuracy" in output.partition("ensemble of the best 2")[2]
+    runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("results/trials/*/manifest.json"))]
     assert [run["status"] for run in runs] == ["finished"] * 2
-    again = json.loads(next(Path("found/retrained").glob("*-seed-1/manifest.json")).read_text())
-    assert command("train", "--config-dir=found", "experiment=best", "folder=best") == 0
+    assert command("train", "--config-dir=results", "experiment=best", "run_dir=best") == 0
     best = json.loads(Path("best/manifest.json").read_text())
     assert best["weights_sha256"] in [run["weights_sha256"] for run in runs]
-    assert again["weights_sha256"] != best["weights_sha256"]
-    ready = next(line for line in said.splitlines() if line.strip().startswith("python train.py task=classify"))
-    assert all(f"{key}=" in ready for key in space["parameters"])
+    printed = next(line.strip() for line in output.splitlines() if line.strip().startswith("patchwork train task="))
+    assert {override.partition("=")[0] for override in shlex.split(printed)[2:]} >= space["parameters"].keys()

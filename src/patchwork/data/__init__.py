@@ -1,11 +1,23 @@
 """From a source of images to a batch."""
 
-from patchwork.data.deform import Deform
-from patchwork.data.drawings import Drawings
-from patchwork.data.icons import Icons
-from patchwork.data.sequences import Sequences
-from patchwork.data.single import Single
-from patchwork.data.stitched import Stitched
-from patchwork.data.stream import Batch, Part, Stream
+from patchwork.data.anchor import AnchorDataModule
+from patchwork.data.base import BaseDataModule, Batch, Split
+from patchwork.data.icons import IconsDataModule
+from patchwork.data.images import ImagesDataModule
+from patchwork.data.pixels import PixelsDataModule
+from patchwork.data.sequences import SequencesDataModule
+from patchwork.data.stitched import StitchedDataModule
+from patchwork.data.transforms import RandomAffineElastic
 
-__all__ = ["Batch", "Deform", "Drawings", "Icons", "Part", "Sequences", "Single", "Stitched", "Stream"]
+__all__ = [
+    "AnchorDataModule",
+    "BaseDataModule",
+    "Batch",
+    "IconsDataModule",
+    "ImagesDataModule",
+    "PixelsDataModule",
+    "RandomAffineElastic",
+    "SequencesDataModule",
+    "Split",
+    "StitchedDataModule",
+]

@@ -1,11 +1,11 @@
-"""Prompts in words for a digit: a small grammar, its vocabulary, and what of it is kept from training.
+"""Text prompts for a digit: a small grammar, its vocabulary, and what of it is held out from training.
 
     prompt     = phrasing around an expression, as "draw a {}" or "what's a {} look like"
-    expression = number | number + number | number - number, where that gives a digit from 0 to 9
+    expression = number | number + number | number - number, where the result is a digit from 0 to 9
     number     = a numeral or its name; signs have names, too
 
-Some phrasings and some sums and differences are held out: training never sees them, in whatever words, so that drawing
-what they ask for takes more than memory. Document 002 asks for such prompts; the grammar is ours.
+Some phrasings and some sums and differences are held out: training never sees them, in whatever words, so that they
+test more than memory. The pixel project (see `docs/references.md`) proposed such prompts; the grammar is our own.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from patchwork.errors import ConfigError
+from patchwork.core.errors import ConfigError
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIGNS = {1: ("+", "plus", "and"), -1: ("-", "minus", "less")}
@@ -50,127 +50,153 @@ PHRASINGS = (
     "what's a {} look like",
     "how do you write {}",
 )
-NEW_PHRASINGS = (
+HELD_OUT_PHRASINGS = (
     "can you paint me a {} please",
     "show me what {} does look like",
     "i want you to write the number {}",
     "please imagine the digit {}",
     "can you write down a {} for me",
 )
-WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[+-]")
-MARKS = " \t\n.,;:!?'\"()…“”‘"  # they say nothing
-LENGTH = 16  # words of a prompt at most
+TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]+|[+-]")
+PUNCTUATION = " \t\n.,;:!?'\"()…“”‘"  # ignored
+LENGTH = 16  # tokens of a prompt at most
 
-Kind = Literal["numbers", "sums", "new_phrasings", "new_sums"]
+PromptKind = Literal["numbers", "sums", "held_out_phrasings", "held_out_sums"]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts, their words (n, LENGTH) as numbers of the vocabulary, and the digits (n,) they ask for, in order."""
+    """Prompts sorted by the digits that they ask for."""
 
     texts: list[str]
-    words: Tensor
-    digits: Tensor
+    token_ids: Tensor  # (n, LENGTH) int64, padded with 0
+    digits: Tensor  # (n,) int64
 
-    def draw(self, digits: Tensor, chance: Tensor) -> Tensor:
-        """Return the words (B, LENGTH) of a prompt for each of `digits` (B,), chosen by `chance` (B,) in [0, 1)."""
-        begin, end = (torch.searchsorted(self.digits, digits, right=right) for right in (False, True))
-        return self.words[begin + (chance * (end - begin)).long()]
+    def sample(self, digits: Tensor, uniform: Tensor) -> Tensor:
+        """Return the tokens (B, LENGTH) of a prompt for each of `digits` (B,), chosen by `uniform` (B,) in [0, 1)."""
+        start, end = (torch.searchsorted(self.digits, digits, right=right) for right in (False, True))
+        return self.token_ids[start + (uniform * (end - start)).long()]
 
 
 @lru_cache
-def prompts(kind: Kind) -> Prompts:
+def prompts(kind: PromptKind) -> Prompts:
     """Return all prompts of a kind.
 
-    `numbers` and `sums` (with differences) are for training; `new_phrasings` are for both, and `new_sums` are sums and
-    differences, in known phrasings; these two are held out.
+    `numbers` and `sums` (with differences) are for training. `held_out_phrasings` of both, and `held_out_sums` in the
+    phrasings of training, are for evaluation.
     """
-    known = [(text, digit) for expression, digit in sums(held_out=False) for text in expression]
-    plain = [(text, digit) for digit, name in enumerate(NUMBERS) for text in (str(digit), name)]
-    phrasings, asked = {
-        "numbers": (PHRASINGS, plain),
-        "sums": (PHRASINGS, known),
-        "new_phrasings": (NEW_PHRASINGS, plain + known),
-        "new_sums": (PHRASINGS, [(text, digit) for texts, digit in sums(held_out=True) for text in texts]),
+    numbers = [(text, digit) for digit in range(10) for text in spellings(digit)]
+    phrasings, expressions = {
+        "numbers": (PHRASINGS, numbers),
+        "sums": (PHRASINGS, arithmetic_expressions(held_out=False)),
+        "held_out_phrasings": (HELD_OUT_PHRASINGS, numbers + arithmetic_expressions(held_out=False)),
+        "held_out_sums": (PHRASINGS, arithmetic_expressions(held_out=True)),
     }[kind]
-    found = sorted(
-        ((digit, phrasing.format(text)) for phrasing in phrasings for text, digit in asked), key=lambda one: one[0]
-    )
-    texts = [text for _, text in found]
-    return Prompts(texts, encode([words_of(text) for text in texts]), torch.tensor([digit for digit, _ in found]))
+    pairs = [(phrasing.format(text), digit) for phrasing in phrasings for text, digit in expressions]
+    pairs.sort(key=lambda pair: pair[1])
+    texts, digits = [text for text, _ in pairs], [digit for _, digit in pairs]
+    return Prompts(texts, encode([tokenize(text) for text in texts]), torch.tensor(digits))
 
 
-def sums(*, held_out: bool) -> list[tuple[list[str], int]]:
-    """Return each sum and difference that gives a digit, in all its spellings, with that digit.
+def arithmetic_expressions(*, held_out: bool) -> list[tuple[str, int]]:
+    """Return all spellings of the sums and differences that give a digit, each with that digit.
 
     There are eleven for each digit, and one of these is held out.
     """
-    found = []
+    expressions = []
     for digit in range(10):
-        pairs = [(a, 1, digit - a) for a in range(digit + 1)] + [(a, -1, a - digit) for a in range(digit, 10)]
-        for number, (a, sign, b) in enumerate(pairs):
-            if (number == (5 * digit + 3) % len(pairs)) is held_out:
-                spelled = [f"{one} {name} {other}" for name in SIGNS[sign] for one in spell(a) for other in spell(b)]
-                found.append((spelled, digit))
-    return found
+        terms = [(a, 1, digit - a) for a in range(digit + 1)] + [(a, -1, a - digit) for a in range(digit, 10)]
+        for index, (a, sign, b) in enumerate(terms):
+            if (index == (5 * digit + 3) % len(terms)) is held_out:
+                for name in SIGNS[sign]:
+                    expressions += [(f"{one} {name} {two}", digit) for one in spellings(a) for two in spellings(b)]
+    return expressions
 
 
-def spell(number: int) -> tuple[str, str]:
+def spellings(number: int) -> tuple[str, str]:
     return str(number), NUMBERS[number]
 
 
 @lru_cache
 def vocabulary() -> dict[str, int]:
-    """Return the number of each word of the grammar; 0 stands for no word."""
-    texts = [*PHRASINGS, *NEW_PHRASINGS, *NUMBERS, *SIGNS[1], *SIGNS[-1], *map(str, range(10))]
-    words = sorted({word for text in texts for word in words_of(text.replace("{}", " "))})
-    return {word: number for number, word in enumerate(words, start=1)}
+    """Return the id of each token of the grammar; 0 is for padding."""
+    texts = [*PHRASINGS, *HELD_OUT_PHRASINGS, *NUMBERS, *SIGNS[1], *SIGNS[-1], *map(str, range(10))]
+    tokens = sorted({token for text in texts for token in tokenize(text.replace("{}", " "))})
+    return {token: index for index, token in enumerate(tokens, start=1)}
 
 
-def words_of(text: str) -> list[str]:
-    """Cut a text into words, numerals and signs; case and other marks do not matter."""
-    return WORD.findall(plain(text))
+def tokenize(text: str) -> list[str]:
+    """Split a text into words, numerals and signs; case and punctuation are ignored."""
+    return TOKEN.findall(normalize_text(text))
 
 
-def plain(text: str) -> str:
+def normalize_text(text: str) -> str:
+    """Return a text in lower case, with ASCII apostrophes and minus signs."""
     return text.lower().replace("\u2019", "'").replace("\u2212", "-")
 
 
 def encode(texts: list[list[str]]) -> Tensor:
-    """Return the numbers of words (n, LENGTH), and 0 after the last."""
-    known = vocabulary()
-    return torch.tensor([[known[word] for word in words] + [0] * (LENGTH - len(words)) for words in texts])
+    """Return the token ids (n, LENGTH) of tokenized texts, padded with 0."""
+    ids = vocabulary()
+    return torch.tensor([[ids[token] for token in tokens] + [0] * (LENGTH - len(tokens)) for tokens in texts])
 
 
-def understand(text: str) -> tuple[Tensor, int]:
-    """Return the words (1, LENGTH) of a prompt, and the digit that it asks for.
+def parse_prompt(text: str) -> tuple[Tensor, int]:
+    """Return the token ids (1, LENGTH) of a prompt, and the digit that it asks for.
 
     Raises:
-        ConfigError: if it asks for nothing that can be drawn; it says why.
+        ConfigError: if it asks for nothing that can be generated; the message says why.
     """
-    words, says = words_of(text), f"prompt={text!r} cannot be drawn"
-    for mark in WORD.sub("", plain(text)):
-        if mark not in MARKS:
-            raise ConfigError(f"{says}: the mark {mark!r} is not known")
-    numbers = {name: value for value in range(10) for name in spell(value)}
+    try:
+        tokens = tokenize(text)
+        check_tokens(text, tokens)
+        return encode([tokens]), evaluate_expression(tokens)
+    except ValueError as error:
+        raise ConfigError(f"prompt={text!r} is not allowed: {error}") from error
+
+
+def check_tokens(text: str, tokens: list[str]) -> None:
+    """Raise a `ValueError` if a text holds anything outside the vocabulary, or is too long."""
+    for character in TOKEN.sub("", normalize_text(text)):
+        if character not in PUNCTUATION:
+            raise ValueError(f"unknown character {character!r}")
+    for token in tokens:
+        if token.isdigit() and len(token) > 1:
+            raise ValueError(f"{token} is not a digit; use 0 to 9 and their sums and differences")
+        if token not in vocabulary():
+            raise ValueError(f"unknown word {token!r}; the vocabulary is {', '.join(vocabulary())}")
+    if len(tokens) > LENGTH:
+        raise ValueError(f"it has {len(tokens)} words; use up to {LENGTH}")
+
+
+def evaluate_expression(tokens: list[str]) -> int:
+    """Return the digit that a prompt's expression gives.
+
+    Raises:
+        ValueError: if there is no expression, more than one, or its value is not a digit.
+    """
+    numbers = {name: value for value in range(10) for name in spellings(value)}
     signs = {name: sign for sign, names in SIGNS.items() for name in names}
-    for word in words:
-        if word.isdigit() and word not in numbers:
-            raise ConfigError(f"{says}: {word} is no digit, use 0 to 9 and their sums and differences")
-        if word not in vocabulary():
-            raise ConfigError(f"{says}: the word {word!r} is not known; known are {', '.join(vocabulary())}")
-    if len(words) > LENGTH:
-        raise ConfigError(f"{says}: it has {len(words)} words, use up to {LENGTH}")
-    places = [place for place, word in enumerate(words) if word in numbers]
-    if not places:
-        raise ConfigError(f"{says}: it names no digit")
-    a, b = numbers[words[places[0]]], numbers[words[places[-1]]]
-    between = words[places[0] + 1 : places[-1]]
-    signed = [place for place, word in enumerate(words) if word in signs]
-    if len(places) == 1 and not signed:
-        return encode([words]), a
-    if len(places) > 2 or len(between) != 1 or between[0] not in signs or len(signed) != 1:
-        raise ConfigError(f"{says}: use one digit, or two with one of {', '.join(signs)} between them")
-    if not 0 <= (digit := a + signs[between[0]] * b) <= 9:
-        raise ConfigError(f"{says}: {' '.join(words[places[0] : places[-1] + 1])} gives {digit}, which is no digit")
-    return encode([words]), digit
+    positions = [position for position, token in enumerate(tokens) if token in numbers]
+    num_signs = sum(token in signs for token in tokens)
+    if not positions:
+        raise ValueError("it names no digit")
+    first, last = positions[0], positions[-1]
+    a, b, between = numbers[tokens[first]], numbers[tokens[last]], tokens[first + 1 : last]
+    if len(positions) == 1 and num_signs == 0:
+        return a
+    if len(positions) > 2 or num_signs != 1 or len(between) != 1 or between[0] not in signs:
+        raise ValueError(f"use one digit, or two with one of {', '.join(signs)} between them")
+    digit = a + signs[between[0]] * b
+    if not 0 <= digit <= 9:
+        raise ValueError(f"{' '.join(tokens[first : last + 1])} gives {digit}, which is not a digit")
+    return digit
+
+
+def prompt_size(size: str) -> int:
+    """Return what a text encoder must know of prompts.
+
+    Args:
+        size: `words` for the number of token ids, padding included; `length` for the tokens of a prompt at most.
+    """
+    return {"words": len(vocabulary()) + 1, "length": LENGTH}[size]

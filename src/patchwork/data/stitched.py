@@ -1,26 +1,30 @@
-"""Grids of digits: any rows × cols, stitched from single digit images, all samples of a batch at once."""
+"""Grids of images: any rows × cols, stitched from single images, all samples of a batch at once."""
 
 import torch
 from einops import rearrange
 from pydantic import PositiveInt
 from torch import Tensor
 
-from patchwork.data.handwriting import Handwriting, normalise
-from patchwork.data.stream import Batch, Key, Part, generator, shuffled
+from patchwork.data.base import Batch, BatchIndex, Split, epoch_permutation
+from patchwork.data.image_data import ImageSourceDataModule
+from patchwork.data.rng import make_rng
 
 
-class Stitched(Handwriting):
-    """A grid of `rows` × `cols` digits as one image, and its digits in reading order.
+class StitchedDataModule(ImageSourceDataModule):
+    """A grid of `rows` × `cols` images as one image, and their classes in reading order.
 
-    A batch holds `image` (B, 1, rows·cell_size, cols·cell_size), normalised, and `digits` (B, rows·cols). Training
-    grids are drawn with replacement from the training digits and are never the same twice.
+    A batch holds `image` (B, C, rows·cell_size, cols·cell_size), normalized, and `digits` (B, rows·cols), the class of
+    each cell. Images are sampled with replacement.
 
     Args:
-        cell_size: pixels of a cell.
-        fresh: draw new grids in every epoch; otherwise shuffle the same `train_size` grids anew.
+        rows: of a grid.
+        cols: of a grid.
+        cell_size: pixels of a cell's side.
+        resample_each_epoch: sample new training grids in every epoch; otherwise sample `samples_per_epoch` grids once
+            and shuffle them in every epoch.
     """
 
-    gives = ("image", "digits")
+    batch_keys = ("image", "digits")
 
     def __init__(
         self,
@@ -28,42 +32,46 @@ class Stitched(Handwriting):
         rows: PositiveInt = 2,
         cols: PositiveInt = 2,
         cell_size: PositiveInt = 28,
-        fresh: bool = True,
-        **handwriting: object,
+        resample_each_epoch: bool = True,
+        **source: object,
     ) -> None:
-        super().__init__(**handwriting)  # type: ignore[arg-type]
+        super().__init__(**source)  # type: ignore[arg-type]
         self.rows, self.cols, self.cell_size = rows, cols, cell_size
         self.image_size = cell_size
-        self.fresh = fresh
+        self.resample_each_epoch = resample_each_epoch
 
-    def fix(self) -> None:
-        self.fixed: dict[Part, Tensor] = {
-            "val": self.choose("val", self.sizes["val"], generator("val")),
-            "test": self.choose("test", self.sizes["test"], generator("test")),
+    def build_eval_samples(self) -> None:
+        self.grids: dict[Split, Tensor] = {
+            "val": self.sample_grids("val", self.num_samples["val"], make_rng("val")),
+            "test": self.sample_grids("test", self.num_samples["test"], make_rng("test")),
         }
-        if not self.fresh:
-            self.fixed["train"] = self.choose("train", self.sizes["train"], generator("grids", self.seed))
+        if not self.resample_each_epoch:
+            self.grids["train"] = self.sample_grids("train", self.num_samples["train"], make_rng("grids", self.seed))
 
-    def choose(self, part: Part, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` grids as indices of digits (count, rows, cols)."""
-        return torch.randint(len(self.parts[part].labels), (count, self.rows, self.cols), generator=generator)
+    def sample_grids(self, split: Split, count: int, rng: torch.Generator) -> Tensor:
+        """Sample `count` grids as indices of images (count, rows, cols)."""
+        return torch.randint(len(self.splits[split].labels), (count, self.rows, self.cols), generator=rng)
 
-    def make(self, part: Part, key: Key, shard: slice) -> Batch:
-        epoch, index = key
-        draw = generator("batch", self.seed, epoch, index)
-        if part != "train":
-            start = index * self.eval_batch_size
-            chosen = self.fixed[part][start : start + self.eval_batch_size]  # (B, rows, cols)
-        elif self.fresh:
-            chosen = self.choose(part, self.batch_size, draw)
+    def make_batch(self, split: Split, batch_index: BatchIndex, shard: slice) -> Batch:
+        epoch, index = batch_index
+        rng = make_rng("batch", self.seed, epoch, index)
+        start = index * (self.batch_size if split == "train" else self.eval_batch_size)
+        if split != "train":
+            grids = self.grids[split][start : start + self.eval_batch_size]  # (B, rows, cols)
+        elif self.resample_each_epoch:
+            grids = self.sample_grids(split, self.batch_size, rng)
         else:
-            order = shuffled(self.seed, epoch, self.sizes["train"])
-            chosen = self.fixed[part][order[index * self.batch_size : (index + 1) * self.batch_size]]
-        deformations = self.deformations(part, len(chosen), self.rows * self.cols, draw=draw)
-        return self.stitch(part, chosen[shard], None if deformations is None else deformations[shard].flatten(0, 1))
+            order = epoch_permutation(self.seed, epoch, self.num_samples["train"])
+            grids = self.grids[split][order[start : start + self.batch_size]]
+        params = self.sample_augmentation(split, len(grids), self.rows * self.cols, rng=rng)
+        batch = self.stitch(split, grids[shard], None if params is None else params[shard].flatten(0, 1))
+        if split != "train":
+            index_in_split = torch.arange(start, start + len(grids))
+            batch |= self.sample_ids(split, index_in_split[shard], grids[shard].flatten(1))
+        return batch
 
-    def stitch(self, part: Part, chosen: Tensor, deformations: Tensor | None) -> Batch:
-        """Put the chosen digits (B, rows, cols) together, each deformed by its parameters (B·rows·cols, 55)."""
-        cells = self.pixels(part, chosen.flatten(), deformations)  # (B·rows·cols, size, size)
-        image = rearrange(cells, "(b r c) h w -> b 1 (r h) (c w)", r=self.rows, c=self.cols)
-        return {"image": normalise(image), "digits": self.parts[part].labels[chosen.flatten(1)]}
+    def stitch(self, split: Split, grids: Tensor, params: Tensor | None) -> Batch:
+        """Stitch the images of `grids` (B, rows, cols), each transformed by its `params` (B·rows·cols, P) if given."""
+        cells = self.augmented_images(split, grids.flatten(), params)  # (B·rows·cols, C, size, size)
+        image = rearrange(cells, "(b r c) ch h w -> b ch (r h) (c w)", r=self.rows, c=self.cols)
+        return {"image": self.source.normalize(image), "digits": self.splits[split].labels[grids.flatten(1)]}

@@ -1,9 +1,9 @@
-"""Pictures in the terminal: a Braille character holds 2×4 dots, so that a digit of 28×28 takes 14×7 characters.
+"""Images in the terminal: a Braille character holds 2×4 dots, so that a 28×28 digit takes 14×7 characters.
 
-1. Threshold the pixels to dots and pack eight of them into each character, for a whole batch at once (`braille`).
-2. Frame the cells of a sample; what was expected stands in a cell's top-left corner, what was predicted in its
-   bottom-right one (`grid_lines`).
-3. Lay the samples side by side, as many as the terminal is wide (`render`).
+1. Threshold the pixels to dots and pack eight of them into each character, for a whole batch (`braille`).
+2. Frame the cells of a sample, with the target in a cell's top left corner and the prediction in its bottom right one
+   (`render_sample`).
+3. Place samples side by side, as many as fit into the terminal's width (`render`).
 """
 
 from __future__ import annotations
@@ -17,29 +17,32 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from patchwork.figures.labels import CellLabel, cell_labels
+
 if TYPE_CHECKING:
     from patchwork.tasks.base import Sample
 
-BLANK = "\u2800"  # the first of the 256 characters: no dots
-DOTS = (0, 3, 1, 4, 2, 5, 6, 7)  # the bit of each dot of a character, row by row
-GREY, GREEN, RED, RESET = "\x1b[90m", "\x1b[32m", "\x1b[1;31m", "\x1b[0m"
-WRONG = "✗"
-GAP = 4  # characters between two samples
-LABEL = 24  # a label may widen its cell to this many characters
+BLANK = "\u2800"  # the first of the 256 Braille characters: no dots
+DOT_BITS = (0, 3, 1, 4, 2, 5, 6, 7)  # the bit of each dot of a character, row by row
+GRAY, GREEN, RED, RESET = "\x1b[90m", "\x1b[32m", "\x1b[1;31m", "\x1b[0m"
+CROSS = "✗"
+SAMPLE_GAP = 4  # characters between two samples
+MAX_LABEL_WIDTH = 24  # a label may widen its cell to this many characters
+THRESHOLD, DOWNSCALED_THRESHOLD = 0.5, 0.35  # averaging makes thin strokes fainter
 
 
-def braille(images: Tensor, threshold: float = 0.5) -> list[list[str]]:
-    """Draw images (B, H, W) as B lists of ⌈H/4⌉ strings of ⌈W/2⌉ characters; a dot is a pixel above the threshold."""
+def braille(images: Tensor, threshold: float = THRESHOLD) -> list[list[str]]:
+    """Render images (B, H, W) as B lists of ⌈H/4⌉ strings of ⌈W/2⌉ characters; pixels above the threshold are dots."""
     height, width = images.shape[-2:]
     dots = F.pad((images > threshold).to(torch.int32), (0, -width % 2, 0, -height % 4))
     dots = rearrange(dots, "b (h r) (w c) -> b h w (r c)", r=4, c=2)
-    codes = (dots << torch.tensor(DOTS, device=dots.device)).sum(-1) + ord(BLANK)  # (B, ⌈H/4⌉, ⌈W/2⌉)
-    return [["".join(map(chr, line)) for line in picture] for picture in codes.tolist()]
+    codes = (dots << torch.tensor(DOT_BITS, device=dots.device)).sum(-1) + ord(BLANK)  # (B, ⌈H/4⌉, ⌈W/2⌉)
+    return [["".join(map(chr, line)) for line in image] for image in codes.tolist()]
 
 
-def speaks_braille() -> bool:
-    """Tell whether stdout can encode the pictures; no run shall end for an old terminal."""
-    encoding = sys.stdout.encoding or getattr(sys.__stdout__, "encoding", None)  # Rich's stand-in tells none
+def supports_unicode() -> bool:
+    """Return whether stdout can encode Braille, so that no run fails because of an old terminal."""
+    encoding = sys.stdout.encoding or getattr(sys.__stdout__, "encoding", None)  # Rich's stand-in has no encoding
     try:
         "⠿┌✗".encode(encoding or "ascii")
     except UnicodeEncodeError:
@@ -47,105 +50,101 @@ def speaks_braille() -> bool:
     return True
 
 
-def ink(image: Tensor) -> Tensor:
-    """Turn a picture (C, H, W) into what is drawn of it (H, W), in [0, 1]: in colour, what is not background."""
+def to_grayscale(image: Tensor) -> Tensor:
+    """Return the intensity (H, W) in [0, 1] of an image (C, H, W): of a color image, its contrast to the background."""
     image = image.detach().float().cpu()
     if len(image) == 1:
         return image[0]
-    background = image.flatten(1).median(dim=1).values[:, None, None]  # the colour that there is most of
-    distance = (image - background).abs().amax(dim=0)
-    return distance / distance.max().clamp(min=0.1)  # a faint grain is no picture
-
-
-def labels(sample: Sample) -> tuple[list[str], list[str]]:
-    """Fit a sample's expected and predicted labels to its cells: one printable string for each, in reading order.
-
-    Where there are fewer labels than cells, the last cells have none; surplus ones all go to the last cell.
-    """
-    count = sample.rows * sample.cols
-
-    def fit(texts: Sequence[str]) -> list[str]:
-        texts = ["".join(c if c.isprintable() else "·" for c in text) for text in texts]
-        return [*texts[: count - 1], " ".join(texts[count - 1 :]), *[""] * (count - 1 - len(texts))]
-
-    predicted = fit(sample.predicted)
-    return predicted if sample.expected is None else fit(sample.expected), predicted
-
-
-def grid_lines(sample: Sample, *, color: bool, width: int) -> list[str]:
-    """Draw one sample as lines of equal width; a picture that is wider than `width` characters is drawn smaller."""
-    expected, predicted = labels(sample)
-    image = ink(sample.image)
-    image = F.pad(image, (0, -image.shape[1] % sample.cols, 0, -image.shape[0] % sample.rows))
-    parts = rearrange(image, "(r h) (c w) -> (r c) h w", r=sample.rows, c=sample.cols)
-    marked = [_mark(e, p, color) for e, p in zip(expected, predicted, strict=True)]
-    room = max((width - (sample.cols - 1)) // sample.cols - 2, 1)  # characters in a cell, without its frame
-    threshold = 0.5
-    if (shrink := 2 * room / parts.shape[-1]) < 1:
-        parts = F.adaptive_avg_pool2d(parts[None], (max(round(shrink * parts.shape[-2]), 1), 2 * room))[0]
-        threshold = 0.35  # a thin stroke fades among its neighbours
-
-    pictures = braille(parts, threshold)
-    longest = max(map(len, [*expected, *marked]))
-    across = min(room, max(len(pictures[0][0]), min(longest, LABEL)))
-    down = max(len(pictures[0]), 2)  # the two labels never share a line
-    framed = []
-    for i, picture in enumerate(pictures):
-        body = [line.ljust(across, BLANK) for line in [*picture, *[""] * (down - len(picture))]]
-        want, said = _cut(expected[i], across), _cut(marked[i], across)
-        verdict = GREEN if predicted[i] == expected[i] else RED
-        if sample.expected is None:
-            want, verdict = "", GREY
-        body[0] = _paint(want, GREY, color) + body[0][len(want) :]
-        body[-1] = body[-1][: across - len(said)] + _paint(said, verdict, color)
-        framed.append(["┌" + "─" * across + "┐", *(f"│{line}│" for line in body), "└" + "─" * across + "┘"])
-    rows = [framed[start : start + sample.cols] for start in range(0, len(framed), sample.cols)]
-    return [" ".join(parts) for row in rows for parts in zip(*row, strict=True)]
+    background = image.flatten(1).median(dim=1).values[:, None, None]
+    contrast = (image - background).abs().amax(dim=0)
+    return contrast / contrast.max().clamp(min=0.1)  # faint noise on a plain background stays faint
 
 
 def render(samples: Sequence[Sample], *, color: bool, width: int) -> str:
-    """Draw samples side by side, as many as fit into `width` characters, then the next ones below.
+    """Render samples side by side, as many per row as fit into `width` characters.
 
-    With `color`, expected labels are grey, right predictions green and wrong ones red (ANSI escapes); without, there
-    are no escapes and a wrong prediction carries a cross.
+    With `color`, targets are gray, correct predictions green and wrong ones red (ANSI escapes); without, there are no
+    escapes and a cross marks a wrong prediction.
     """
-    shelves: list[list[list[str]]] = []
-    used = 0
+    rows: list[list[list[str]]] = []
+    row_width = 0
     for sample in samples:
-        block = grid_lines(sample, color=color, width=width)
-        across = len(block[0])  # the frame's top has no escapes: its length is its width on screen
-        if shelves and used + GAP + across <= width:
-            shelves[-1].append(block)
-            used += GAP + across
+        block = render_sample(sample, color=color, width=width)
+        block_width = len(block[0])  # a frame's top has no escapes: its length is its width on screen
+        if rows and row_width + SAMPLE_GAP + block_width <= width:
+            rows[-1].append(block)
+            row_width += SAMPLE_GAP + block_width
         else:
-            shelves.append([block])
-            used = across
-    return "\n\n".join("\n".join(_beside(shelf)) for shelf in shelves)
+            rows.append([block])
+            row_width = block_width
+    return "\n\n".join("\n".join(join_horizontally(row)) for row in rows)
+
+
+def render_sample(sample: Sample, *, color: bool, width: int) -> list[str]:
+    """Render one sample as lines of equal width; an image wider than `width` characters is downscaled."""
+    labels = cell_labels(sample)
+    max_width = max((width - (sample.cols - 1)) // sample.cols - 2, 1)  # characters of a cell within its frame
+    images = cell_images(sample, max_width)
+    longest = max(len(text) for label in labels for text in (label.target, mark_error(label, color)))
+    cell_width = min(max_width, max(len(images[0][0]), min(longest, MAX_LABEL_WIDTH)))
+    has_target = sample.target is not None
+    cells = [
+        frame_cell(image, label, cell_width, color=color, has_target=has_target)
+        for image, label in zip(images, labels, strict=True)
+    ]
+    rows = [cells[start : start + sample.cols] for start in range(0, len(cells), sample.cols)]
+    return [" ".join(lines) for row in rows for lines in zip(*row, strict=True)]
+
+
+def cell_images(sample: Sample, max_width: int) -> list[list[str]]:
+    """Cut a sample's image into its cells and render each in Braille, at most `max_width` characters wide."""
+    image = to_grayscale(sample.image)
+    image = F.pad(image, (0, -image.shape[1] % sample.cols, 0, -image.shape[0] % sample.rows))
+    cells = rearrange(image, "(r h) (c w) -> (r c) h w", r=sample.rows, c=sample.cols)
+    scale = 2 * max_width / cells.shape[-1]
+    if scale >= 1:
+        return braille(cells)
+    size = (max(round(scale * cells.shape[-2]), 1), 2 * max_width)
+    return braille(F.adaptive_avg_pool2d(cells[None], size)[0], DOWNSCALED_THRESHOLD)
+
+
+def frame_cell(image: list[str], label: CellLabel, width: int, *, color: bool, has_target: bool) -> list[str]:
+    """Draw a frame around a Braille image and write the labels into its corners."""
+    height = max(len(image), 2)  # the two labels never share a line
+    lines = [line.ljust(width, BLANK) for line in [*image, *[""] * (height - len(image))]]
+    if has_target:
+        target = truncate(label.target, width)
+        lines[0] = colorize(target, GRAY, color) + lines[0][len(target) :]
+    prediction = truncate(mark_error(label, color), width)
+    prediction_color = GRAY if not has_target else GREEN if label.is_correct else RED
+    lines[-1] = lines[-1][: width - len(prediction)] + colorize(prediction, prediction_color, color)
+    return ["┌" + "─" * width + "┐", *(f"│{line}│" for line in lines), "└" + "─" * width + "┘"]
 
 
 def legend(*, color: bool) -> str:
-    """Explain in one line how to read what `render` draws."""
-    right, wrong = _paint("right", GREEN, color), _paint("wrong", RED, color) if color else f"{WRONG} wrong"
-    return f"{_paint('expected top left', GREY, color)}, predicted bottom right: {right} or {wrong}"
+    """Return one line that explains what `render` shows."""
+    correct = colorize("correct", GREEN, color)
+    wrong = colorize("wrong", RED, color) if color else f"{CROSS} wrong"
+    return f"{colorize('target top left', GRAY, color)}, prediction bottom right: {correct} or {wrong}"
 
 
-def _beside(blocks: list[list[str]]) -> list[str]:
-    """Join blocks of lines side by side; shorter ones end early."""
+def join_horizontally(blocks: list[list[str]]) -> list[str]:
+    """Join blocks of lines side by side, aligned at the top."""
     height = max(map(len, blocks))
     padded = [block + [" " * len(block[0])] * (height - len(block)) for block in blocks]
-    return [(" " * GAP).join(parts).rstrip(" ") for parts in zip(*padded, strict=True)]
+    return [(" " * SAMPLE_GAP).join(lines).rstrip(" ") for lines in zip(*padded, strict=True)]
 
 
-def _mark(expected: str, predicted: str, color: bool) -> str:
-    """Give the predicted label as it is shown: a cross where it is wrong and no colour says so, or it is empty."""
-    if predicted == expected:
-        return predicted
-    return predicted if color and predicted else WRONG + predicted
+def mark_error(label: CellLabel, color: bool) -> str:
+    """Return the prediction with a cross if it is wrong and its color does not show it (no colors, or no text)."""
+    if label.is_correct or (color and label.prediction):
+        return label.prediction
+    return CROSS + label.prediction
 
 
-def _cut(label: str, width: int) -> str:
-    return label if len(label) <= width else label[: width - 1] + "…"
+def truncate(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _paint(text: str, escape: str, color: bool) -> str:
+def colorize(text: str, escape: str, color: bool) -> str:
     return f"{escape}{text}{RESET}" if color and text else text

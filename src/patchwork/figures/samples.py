@@ -1,196 +1,188 @@
-"""Predictions to look at: in the terminal after each validation, and as a sheet of pictures.
+"""A sheet of predictions as a PNG: samples in a grid, the predicted label beneath each cell.
 
-1. Keep what the task says of the first validation batch, while the evaluated weights are in place.
-2. Print it once the epoch's metrics are known, around the progress bar.
+All lengths are in pixels of the sheet, and each pixel of an image becomes a whole number of them: images are shown
+exactly, not resampled.
+
+1. Choose the grid: how many samples per row, and how far they are enlarged (`choose_grid`).
+2. Choose the captions' font size, and whether a target is written next to a wrong prediction or below it
+   (`fit_captions`).
+3. Plot each sample at its position (`plot_sample`).
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pytorch_lightning as pl
-import torch
-from pydantic import PositiveInt
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from tqdm import tqdm
-
-from patchwork.figures.braille import labels, legend, render, speaks_braille
+from patchwork.figures.labels import CellLabel, cell_labels
+from patchwork.figures.style import DPI, ERROR, FRAME, LARGE, MUTED, SMALL, TEXT, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from patchwork.tasks.base import Sample, Task
+    from patchwork.tasks.base import Sample
 
-MARGIN, GAP, HEAD, LINE = 24, 30, 44, 24  # pixels: around the sheet, between samples, of its title, of a label
-SHEET, LARGEST = 1300, 240  # pixels: the sheet's width, and the height of a cell, at most
-SIZE, SMALLEST = 10.0, 5.0  # points, of labels
-RIGHT, WRONG, FRAME = "#2f3b47", "#c0392b", "#c9ced3"
-
-
-class Samples(pl.Callback):
-    """Print a few predictions in Braille after each validation, if somebody is there to see them.
-
-    Plain runs, whose output goes to a file, stay quiet. Random states and the modes of all modules are left as they
-    were: a run is the same whether it is watched or not.
-
-    Args:
-        count: how many samples, from the start of the first validation batch.
-        every_n_epochs: after every so many epochs.
-        always: print also where stdout is no terminal.
-    """
-
-    def __init__(self, *, count: PositiveInt = 5, every_n_epochs: PositiveInt = 1, always: bool = False) -> None:
-        self.count = count
-        self.every_n_epochs = every_n_epochs
-        self.always = always
-        self.samples: list[Sample] = []
-        self.explained = False
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        first = batch_idx == 0 and dataloader_idx == 0 and not trainer.sanity_checking
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if first and due and self.watched(trainer, pl_module):
-            with _untouched(pl_module), trainer.precision_plugin.val_step_context(), torch.no_grad():
-                samples = cast("Task", pl_module).samples(trim(batch, self.count), self.count)
-            self.samples = samples if trainer.is_global_zero else []
-
-    def watched(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Return whether this process is to predict: the first, for somebody to see it; the others if they share it."""
-        seen = trainer.is_global_zero and (self.always or sys.stdout.isatty()) and speaks_braille()
-        return trainer.strategy.broadcast(seen) if isinstance(pl_module, FSDPModule) else seen
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Not at the epoch's end: what the task logs there is only now among the metrics.
-        if not self.samples:
-            return
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        head = f"epoch {trainer.current_epoch + 1}"
-        monitor = cast("Task", pl_module).monitor
-        if (value := trainer.callback_metrics.get(monitor)) is not None:
-            head += f" · {monitor} {float(value):.4f}"
-        if not self.explained:
-            head += f"\n{legend(color=color)}"
-            self.explained = True
-        picture = render(self.samples, color=color, width=shutil.get_terminal_size().columns)
-        self.samples = []
-        _say(trainer, f"\n{head}\n{picture}\n")
+MARGIN, GAP, HEADER_HEIGHT = 24, 30, 44  # pixels: around the sheet, between samples, of the title
+LINE_HEIGHT, NOTE_HEIGHT = 24, 36  # pixels: of a caption's line, of the note below the samples
+MAX_WIDTH, MAX_CELL_HEIGHT, MAX_COLUMNS = 1300, 240, 12
+ASPECT_RATIO = 2.2  # of the sheet: width / height
+FONT_SIZE, MIN_FONT_SIZE, MIN_INLINE_FONT_SIZE = 10.0, 5.0, 8.0  # points, of captions
+NO_PREDICTION = "∅"
 
 
-def trim(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """Keep the first `count` samples of a batch: of its tensors and lists, whose first axis is the batch."""
-    return {
-        name: value[:count] if isinstance(value, list) or (isinstance(value, Tensor) and value.ndim) else value
-        for name, value in batch.items()
-    }
+class Grid(NamedTuple):
+    """Samples per row, sheet pixels per image pixel, and the size (pixels of the sheet) of the largest image."""
+
+    columns: int
+    zoom: float
+    width: int
+    height: int
 
 
-@contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
-    """Put the random states of all devices and the mode of each part of a module back to what they were."""
-    modes = [(part, part.training) for part in module.modules()]
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    with pl.utilities.seed.isolate_rng():
-        try:
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training
-            if mps is not None:
-                torch.mps.set_rng_state(mps)
+class Captions(NamedTuple):
+    """The lines of text beneath each cell of each sample, their font size (points) and line height (pixels)."""
+
+    lines: list[list[list[str]]]
+    stacked: bool
+    font_size: float
+    line_height: int
+
+    @property
+    def height(self) -> int:
+        """The height in pixels of the tallest caption."""
+        return self.line_height * max(len(lines) for cells in self.lines for lines in cells)
 
 
-def _say(trainer: pl.Trainer, text: str) -> None:
-    bar = trainer.progress_bar_callback
-    if bar is None or isinstance(bar, pl.callbacks.TQDMProgressBar):
-        tqdm.write(text)  # around all live bars; the callback's own print is silent once its bar is closed
-    else:
-        bar.print(text)
+class Sheet:
+    """A figure in coordinates of pixels from its top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        from matplotlib.figure import Figure
+
+        self.width = width
+        self.height = height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def write(self, text: str, x: float, y: float, **style: Any) -> None:
+        self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **style)
+
+    def add_axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(box)
 
 
-def picture(samples: Sequence[Sample], path: Path, title: str | None = None) -> None:
-    """Draw samples to a PNG sheet, each cell's predicted label beneath it; a wrong one is red and names the expected.
+def plot_samples(samples: Sequence[Sample], title: str | None = None) -> Figure:
+    """Plot samples on a sheet; wrong predictions are red, with the target next to or below them.
 
-    Where there are no samples, nothing is written.
+    Raises:
+        ValueError: if there are no samples.
     """
     if not samples:
-        return
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+        raise ValueError("there are no samples to plot")
+    labels = [cell_labels(sample) for sample in samples]
+    grid = choose_grid(samples)
+    captions = fit_captions(samples, labels, grid)
+    has_errors = any(not label.is_correct for cells in labels for label in cells)
+    note = f"red: wrong; the target is {'below' if captions.stacked else 'in brackets'}" if has_errors else ""
 
-    from patchwork.figures.curves import DPI, INK, LARGE, QUIET, SMALL, save, text_width
-
-    # Everything is measured in pixels, so that a pixel of an image becomes a whole number of pixels of the sheet.
-    high, wide = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
-    columns, zoom = _arrange(len(samples), high, wide, max(sample.rows for sample in samples))
-    across, down = max(round(wide * zoom), 1), max(round(high * zoom), 1)
-
-    # Labels as large as the narrowest cell allows; what was expected goes below where there is no room beside.
-    room = min(across / sample.cols if sample.cols > 1 else across + GAP // 2 for sample in samples) - 8
-    pairs = [list(zip(*labels(sample), strict=True)) for sample in samples]
-    inline = [_caption(expected, said)[0] for cells in pairs for expected, said in cells]
-    stacked = max(text_width(text, 0.8 * SIZE) for text in inline) * DPI > room
-    captions = [[_caption(expected, said, stacked) for expected, said in cells] for cells in pairs]
-    widest = max(text_width(text, SIZE) for cells in captions for lines in cells for text in lines) * DPI
-    size = max(SIZE * min(1.0, room / max(widest, 1.0)), SMALLEST)
-    line = round(LINE * size / SIZE)
-    deep = line * max(len(lines) for cells in captions for lines in cells)
-
-    rows = -(-len(samples) // columns)
-    wrong = any(expected != said for cells in pairs for expected, said in cells)
-    note = f"red: wrong; {'below it' if stacked else 'in brackets'}, what was expected" if wrong else ""
-    head, foot = (HEAD if title else 0), (LINE + 12 if note else 0)
-    pitch = down + deep * max(sample.rows for sample in samples) + GAP
-    content = columns * (across + GAP) - GAP
-    texts = max(text_width(title or "", LARGE), text_width(note, SMALL)) * DPI
-    width, height = 2 * MARGIN + max(content, round(texts)), 2 * MARGIN + head + rows * pitch - GAP + foot
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-
-    def write(text: str, x: float, y: float, **style: Any) -> None:
-        figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
-
+    header_height = HEADER_HEIGHT if title else 0
+    row_height = grid.height + captions.height * max(sample.rows for sample in samples) + GAP
+    num_rows = math.ceil(len(samples) / grid.columns)
+    images_width = grid.columns * (grid.width + GAP) - GAP
+    texts_width = round(max(text_width(title or "", LARGE), text_width(note, SMALL)) * DPI)
+    sheet = Sheet(
+        width=2 * MARGIN + max(images_width, texts_width),
+        height=2 * MARGIN + header_height + num_rows * row_height - GAP + (NOTE_HEIGHT if note else 0),
+    )
     if title:
-        write(title, MARGIN, MARGIN, va="top", fontsize=LARGE, color=INK)
+        sheet.write(title, MARGIN, MARGIN, va="top", fontsize=LARGE, color=TEXT)
     if note:
-        write(note, MARGIN, height - MARGIN, va="bottom", fontsize=SMALL, color=QUIET)
-    for i, sample in enumerate(samples):
-        tall, broad = (max(round(length * zoom), 1) for length in sample.image.shape[1:])
-        x = MARGIN + i % columns * (across + GAP) + (across - broad) // 2
-        y = MARGIN + head + i // columns * pitch
-        axes = figure.add_axes((x / width, 1 - (y + tall) / height, broad / width, tall / height))
-        _show(axes, sample, smoothly=zoom < 1)
-        for j, (expected, said) in enumerate(pairs[i]):
-            row, column = divmod(j, sample.cols)
-            right = said == expected
-            if not right and len(pairs[i]) > 1:
-                dx, dy = 2 * sample.cols / broad, 2 * sample.rows / tall  # just inside the cell
-                edge = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=WRONG, lw=1.2)
-                axes.add_patch(edge)
-            middle, top = x + (column + 0.5) * broad / sample.cols, y + tall + 8 + row * deep
-            color = QUIET if sample.expected is None else RIGHT if right else WRONG
-            style = {"ha": "center", "va": "top", "fontsize": size, "color": color}
-            for k, text in enumerate(captions[i][j]):
-                write(text, middle, top + k * line, **style)
-    save(figure, path)
+        sheet.write(note, MARGIN, sheet.height - MARGIN, va="bottom", fontsize=SMALL, color=MUTED)
+    for index, sample in enumerate(samples):
+        row, column = divmod(index, grid.columns)
+        x, y = MARGIN + column * (grid.width + GAP), MARGIN + header_height + row * row_height
+        plot_sample(sheet, x, y, sample, labels[index], captions, captions.lines[index], grid)
+    return sheet.figure
 
 
-def _show(axes: Axes, sample: Sample, *, smoothly: bool) -> None:
-    """Fill a panel with a sample's image, one unit to a cell, with fine lines between the cells."""
+def choose_grid(samples: Sequence[Sample]) -> Grid:
+    """Choose the grid whose sheet is closest to `ASPECT_RATIO`, with few empty places in the last row."""
+    height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
+    rows_per_sample = max(sample.rows for sample in samples)
+    candidates = []
+    for columns in range(1, min(len(samples), MAX_COLUMNS) + 1):
+        available_width = MAX_WIDTH - 2 * MARGIN - (columns - 1) * GAP
+        zoom = min(available_width / (columns * width), MAX_CELL_HEIGHT * rows_per_sample / height)
+        zoom = float(math.floor(zoom)) if zoom >= 1 else zoom
+        num_rows = math.ceil(len(samples) / columns)
+        sheet_height = num_rows * (height * zoom + LINE_HEIGHT * rows_per_sample + GAP)
+        aspect_ratio = columns * (width * zoom + GAP) / sheet_height
+        empty = (columns * num_rows - len(samples)) / columns
+        candidates.append((abs(math.log(aspect_ratio / ASPECT_RATIO)) + empty, columns, zoom))
+    _, columns, zoom = min(candidates)
+    return Grid(columns, zoom, to_sheet_pixels(width, zoom), to_sheet_pixels(height, zoom))
+
+
+def to_sheet_pixels(length: int, zoom: float) -> int:
+    return max(round(length * zoom), 1)
+
+
+def fit_captions(samples: Sequence[Sample], labels: list[list[CellLabel]], grid: Grid) -> Captions:
+    """Choose captions as large as the narrowest cell allows, with targets below where there is no room beside."""
+    narrowest = min(grid.width / sample.cols if sample.cols > 1 else grid.width + GAP // 2 for sample in samples)
+    available = narrowest - 8
+    inline = [[caption_lines(label, stacked=False) for label in cells] for cells in labels]
+    stacked = widest_line(inline, MIN_INLINE_FONT_SIZE) > available
+    lines = [[caption_lines(label, stacked=stacked) for label in cells] for cells in labels]
+    scale = min(1.0, available / max(widest_line(lines, FONT_SIZE), 1.0))
+    font_size = max(FONT_SIZE * scale, MIN_FONT_SIZE)
+    return Captions(lines, stacked, font_size, round(LINE_HEIGHT * font_size / FONT_SIZE))
+
+
+def caption_lines(label: CellLabel, *, stacked: bool) -> list[str]:
+    """Return a cell's caption: its prediction, and for a wrong one the target, on a line of its own if `stacked`."""
+    if label.is_correct:
+        return [label.prediction]
+    lines = [label.prediction or NO_PREDICTION, f"({label.target})"]
+    return lines if stacked else [" ".join(lines)]
+
+
+def widest_line(captions: list[list[list[str]]], font_size: float) -> float:
+    """Return the width in pixels of the widest line of all captions."""
+    return max(text_width(line, font_size) for cells in captions for lines in cells for line in lines) * DPI
+
+
+def plot_sample(
+    sheet: Sheet,
+    x: int,
+    y: int,
+    sample: Sample,
+    labels: list[CellLabel],
+    captions: Captions,
+    lines: list[list[str]],
+    grid: Grid,
+) -> None:
+    """Plot one sample, centered in the place of the grid with the top left corner (x, y), and its captions."""
+    height, width = (to_sheet_pixels(length, grid.zoom) for length in sample.image.shape[1:])
+    x += (grid.width - width) // 2
+    axes = sheet.add_axes(x, y, width, height)
+    show_image(axes, sample, interpolation="antialiased" if grid.zoom < 1 else "nearest")
+    for index, label in enumerate(labels):
+        row, column = divmod(index, sample.cols)
+        if not label.is_correct and len(labels) > 1:
+            outline_cell(axes, row, column, dx=2 * sample.cols / width, dy=2 * sample.rows / height)
+        color = MUTED if sample.target is None else TEXT if label.is_correct else ERROR
+        center = x + (column + 0.5) * width / sample.cols
+        top = y + height + 8 + row * captions.height
+        for i, line in enumerate(lines[index]):
+            line_y = top + i * captions.line_height
+            sheet.write(line, center, line_y, ha="center", va="top", fontsize=captions.font_size, color=color)
+
+
+def show_image(axes: Axes, sample: Sample, *, interpolation: str) -> None:
+    """Show a sample's image in axes whose unit is one cell, with thin lines between the cells."""
     image = sample.image.detach().float().cpu().nan_to_num().clamp(0, 1)
     axes.imshow(
         (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy(),
@@ -199,7 +191,7 @@ def _show(axes: Axes, sample: Sample, *, smoothly: bool) -> None:
         vmax=1,
         extent=(0, sample.cols, sample.rows, 0),
         aspect="auto",
-        interpolation="antialiased" if smoothly else "nearest",
+        interpolation=interpolation,
     )
     axes.set(xticks=range(1, sample.cols), yticks=range(1, sample.rows))
     axes.tick_params(length=0, labelbottom=False, labelleft=False)
@@ -208,22 +200,9 @@ def _show(axes: Axes, sample: Sample, *, smoothly: bool) -> None:
         spine.set(color=FRAME, lw=0.6)
 
 
-def _arrange(count: int, high: int, wide: int, rows: int) -> tuple[int, float]:
-    """Choose the columns of a sheet and the zoom of its images: a sheet about twice as wide as high, few gaps."""
-    best = (math.inf, 1, 1.0)
-    for columns in range(1, min(count, 12) + 1):
-        zoom = min((SHEET - 2 * MARGIN - (columns - 1) * GAP) / (columns * wide), LARGEST * rows / high)
-        zoom = float(math.floor(zoom)) if zoom >= 1 else zoom
-        lines = -(-count // columns)
-        shape = columns * (wide * zoom + GAP) / (lines * (high * zoom + LINE * rows + GAP))
-        gaps = (columns * lines - count) / columns
-        best = min(best, (abs(math.log(shape / 2.2)) + gaps, columns, zoom))
-    return best[1], best[2]
+def outline_cell(axes: Axes, row: int, column: int, *, dx: float, dy: float) -> None:
+    """Outline a cell in red, just inside its border."""
+    from matplotlib.patches import Rectangle
 
-
-def _caption(expected: str, said: str, stacked: bool = False) -> list[str]:
-    """Word the label of a cell: one line, or for a wrong one two if `stacked`."""
-    if said == expected:
-        return [said]
-    lines = [said or "∅", f"({expected})"]
-    return lines if stacked else [" ".join(lines)]
+    box = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=ERROR, lw=1.2)
+    axes.add_patch(box)

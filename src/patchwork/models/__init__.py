@@ -1,11 +1,12 @@
-"""The networks: pure torch, each in its own file, each usable without Lightning or Hydra."""
+"""The networks, one file each, in pure torch: all can be used without Lightning or Hydra."""
 
 from patchwork.models.anchor_detector import AnchorDetector
+from patchwork.models.cell_pool import CellPoolEncoderDecoder
 from patchwork.models.cnn import CNN
 from patchwork.models.encoder_decoder import EncoderDecoder
 from patchwork.models.fully_connected import FullyConnected
-from patchwork.models.pixel_decoder import PixelDecoder
-from patchwork.models.quadrant import Quadrant
+from patchwork.models.patch_embed import ConvStem
+from patchwork.models.pixel_transformer import PixelTransformer
 from patchwork.models.sequence_regressor import SequenceRegressor
 from patchwork.models.sum_distribution import SumDistribution
 from patchwork.models.vit import ViT
@@ -13,10 +14,11 @@ from patchwork.models.vit import ViT
 __all__ = [
     "CNN",
     "AnchorDetector",
+    "CellPoolEncoderDecoder",
+    "ConvStem",
     "EncoderDecoder",
     "FullyConnected",
-    "PixelDecoder",
-    "Quadrant",
+    "PixelTransformer",
     "SequenceRegressor",
     "SumDistribution",
     "ViT",

@@ -1,14 +1,14 @@
-"""Does a digit of the anchor's class occur in a sequence? Cross-attention from the anchor tells, and shows where.
+"""Does an image of the anchor's class occur in a sequence? Cross-attention from the anchor decides, and shows where.
 
-`matching=cosine`, ours:
+`similarity=cosine`:
 
-1. Encode anchor and images by the same network, and project them by the same matrix: like shall meet like. (With two
-   matrices, as attention usually has, training does not leave the majority's answer for a long time.)
-2. The anchor looks at each image by their cosine, scaled and shifted, and at nothing by a null key of score 0.
-3. The answer is the attention that is not on nothing: its log-odds are log Σ exp(score).
+1. Encode anchor and images by the same network, and project them by the same matrix, so that images of one class come
+   close together. (With separate query and key matrices, training stays at the majority baseline for a long time.)
+2. The score of an image is its cosine with the anchor, scaled and shifted. A null key has score 0.
+3. The attention that is not on the null key is the probability of a match; its logit is log Σ exp(score).
 
-`matching=attention`, document 001's: multi-head attention with the anchor as its query and the images as its context;
-an MLP reads the answer from what comes back.
+`similarity=cross_attention`, as in the sequence project (see `docs/references.md`): multi-head attention with the
+anchor as its query and the images as its context, followed by an MLP.
 """
 
 from typing import Literal
@@ -18,15 +18,16 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchwork.models.cnn import ItemEncoder
-from patchwork.models.transformer import Attention, ConvLayer, attention_weights, initialise
+from patchwork.models.image_sequence import ImageSequenceEncoder
+from patchwork.models.patch_embed import ConvStem
+from patchwork.models.transformer import Attention, attention_weights, init_weights
 
 
-class CosineMatch(nn.Module):
-    """Score how alike an anchor and each image are, by their cosine under one projection for both.
+class CosineSimilarity(nn.Module):
+    """Score the similarity of an anchor and each image by their cosine under one shared projection.
 
-    What is projected is brought to mean 0 and deviation 1, so that unlike images are at right angles from the first
-    step on; otherwise all begin alike.
+    The projection is normalized over the batch, so that unrelated images are orthogonal from the first step on; without
+    it all vectors start nearly parallel.
     """
 
     def __init__(self, *, embed_dim: int) -> None:
@@ -34,26 +35,32 @@ class CosineMatch(nn.Module):
         self.act = nn.GELU()
         self.proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.norm = nn.BatchNorm1d(embed_dim, affine=False)
-        self.log_scale = nn.Parameter(torch.tensor(1.0))
-        self.shift = nn.Parameter(torch.tensor(-1.7))
+        self.logit_scale = nn.Parameter(torch.tensor(1.0))  # its logarithm
+        self.bias = nn.Parameter(torch.tensor(-1.7))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return the scores (B, S) of images for their anchor, which comes first in `x` (B, 1 + S, D).
+        """Return the scores (B, S) of images against their anchor, which comes first in `x` (B, 1 + S, D).
 
         They are -inf where `mask` (B, 1 + S) is false.
         """
-        found = self.norm(self.proj(self.act(x[mask])))  # (n, D)
-        like = found.new_zeros(x.shape)
-        like[mask] = F.normalize(found, dim=-1)
-        score = (like[:, :1] * like[:, 1:]).sum(dim=-1) * self.log_scale.exp() + self.shift  # (B, S)
-        return score.masked_fill(~mask[:, 1:], -torch.inf)
+        projected = self.norm(self.proj(self.act(x[mask])))  # (n, D)
+        unit = projected.new_zeros(x.shape)  # (B, 1 + S, D)
+        unit[mask] = F.normalize(projected, dim=-1)
+        cosine = (unit[:, :1] * unit[:, 1:]).sum(dim=-1)  # (B, S)
+        scores = cosine * self.logit_scale.exp() + self.bias
+        return scores.masked_fill(~mask[:, 1:], -torch.inf)
 
 
 class AnchorDetector(nn.Module):
-    """Predict the log-odds that an image of the anchor's class is in a sequence, whatever its length.
+    """Predict the logit that an image of the anchor's class is in a sequence of any length.
 
-    `stem` lists the layers of the images' encoder; without any it is document 001's. `num_heads` is for
-    `matching=attention` alone.
+    Args:
+        image_size: side of an image in pixels.
+        in_channels: channels of an image.
+        stem: convolutional stem of the image encoder; None takes `LeNetEncoder`.
+        embed_dim: width D of the vectors.
+        similarity: how anchor and images are compared.
+        num_heads: attention heads of `similarity=cross_attention`.
 
     Raises:
         ValueError: if heads do not divide the width.
@@ -64,45 +71,44 @@ class AnchorDetector(nn.Module):
         *,
         image_size: PositiveInt,
         in_channels: PositiveInt,
-        stem: list[ConvLayer],
-        stem_bfloat16: bool = False,
+        stem: ConvStem | None,
         embed_dim: PositiveInt = 64,
-        matching: Literal["cosine", "attention"] = "cosine",
+        similarity: Literal["cosine", "cross_attention"] = "cosine",
         num_heads: PositiveInt = 4,
     ) -> None:
         super().__init__()
-        self.item_encoder = ItemEncoder(
-            image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=stem, bfloat16=stem_bfloat16
+        self.image_encoder = ImageSequenceEncoder(
+            image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=stem
         )
-        self.match = CosineMatch(embed_dim=embed_dim) if matching == "cosine" else None
-        if matching == "attention":
+        self.similarity = CosineSimilarity(embed_dim=embed_dim) if similarity == "cosine" else None
+        if similarity == "cross_attention":
             self.cross_attn = Attention(embed_dim=embed_dim, num_heads=num_heads)
             self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
             self.head = nn.Linear(64, 1)
-        if matching == "cosine":
-            initialise(self)
+        if similarity == "cosine":
+            init_weights(self)
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
-        """Map images (B, S, C, size, size) and anchors (B, C, size, size) to log-odds (B,).
+        """Map images (B, S, C, size, size) and anchors (B, C, size, size) to logits (B,).
 
         `mask` (B, S) is true where there is an image.
         """
         x, mask = self.encode(image, mask, anchor)
-        if self.match is not None:
-            return self.match(x, mask).logsumexp(dim=1)
-        found = self.cross_attn(x[:, :1], x[:, 1:], mask=mask[:, 1:])  # (B, 1, D)
-        return self.head(self.mlp(found))[:, 0, 0]
+        if self.similarity is not None:
+            return self.similarity(x, mask).logsumexp(dim=1)
+        x = self.cross_attn(x[:, :1], x[:, 1:], mask=mask[:, 1:])  # (B, 1, D)
+        return self.head(self.mlp(x))[:, 0, 0]
 
     def encode(self, image: Tensor, mask: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors (B, 1 + S, D) of an anchor and the images after it, and where there are any (B, 1 + S)."""
+        """Return the vectors (B, 1 + S, D) of an anchor and the images after it, and their mask (B, 1 + S)."""
         mask = F.pad(mask, (1, 0), value=True)
-        return self.item_encoder(torch.cat([anchor[:, None], image], dim=1), mask), mask
+        return self.image_encoder(torch.cat([anchor[:, None], image], dim=1), mask), mask
 
     def locate(self, image: Tensor, mask: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-odds (B,), and the share of the anchor's attention that each image gets (B, S)."""
-        if self.match is not None:
-            score = self.match(*self.encode(image, mask, anchor))  # (B, S)
-            return score.logsumexp(dim=1), F.pad(score, (1, 0)).softmax(dim=1)[:, 1:]
-        with attention_weights(self) as seen:
-            said = self(image, mask, anchor)
-        return said, seen["cross_attn"][0].mean(dim=1)[:, 0]
+        """Return the logits (B,) and the attention weight of each image (B, S)."""
+        if self.similarity is not None:
+            scores = self.similarity(*self.encode(image, mask, anchor))  # (B, S)
+            return scores.logsumexp(dim=1), F.pad(scores, (1, 0)).softmax(dim=1)[:, 1:]
+        with attention_weights(self) as weights:
+            logits = self(image, mask, anchor)
+        return logits, weights["cross_attn"][0].mean(dim=1)[:, 0]

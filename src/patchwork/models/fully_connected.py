@@ -1,8 +1,10 @@
-"""The baseline without attention: all images of a sequence side by side, then fully connected layers (document 001).
+"""The baseline without attention: all images of a sequence side by side, then fully connected layers.
 
-1. Encode each image by itself; where a sequence has ended there are zeros.
-2. Put the vectors of all places, and the anchor's before them if there is one, into one long vector.
-3. Three linear layers map it to a number.
+1. Encode each image by itself; padding becomes zeros.
+2. Concatenate the vectors of all positions, after the anchor's if there is one.
+3. Three linear layers map them to a number.
+
+The baseline of the sequence project (see `docs/references.md`).
 """
 
 import torch
@@ -11,13 +13,21 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchwork.models.cnn import ItemEncoder
+from patchwork.models.image_sequence import ImageSequenceEncoder
 
 
 class FullyConnected(nn.Module):
-    """Predict a number from a sequence of up to `max_length` images, after an anchor image if `anchored`."""
+    """Predict a number from a sequence of up to `max_length` images.
 
-    ordered = True  # it tells places apart, though sums and anchors have no order
+    Args:
+        image_size: side of an image in pixels.
+        in_channels: channels of an image.
+        max_length: images of the longest sequence.
+        anchored: whether each sequence comes with an anchor image.
+        embed_dim: width D of an image's vector.
+    """
+
+    order_sensitive = True  # every position has weights of its own
 
     def __init__(
         self,
@@ -31,7 +41,9 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.max_length = max_length
         self.anchored = anchored
-        self.item_encoder = ItemEncoder(image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=[])
+        self.image_encoder = ImageSequenceEncoder(
+            image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=None
+        )
         self.mlp = nn.Sequential(
             nn.Linear((max_length + anchored) * embed_dim, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
         )
@@ -43,15 +55,15 @@ class FullyConnected(nn.Module):
         `mask` (B, S) is true where there is an image.
 
         Raises:
-            ValueError: if the sequence is longer than `max_length`, or an anchor is missing or too many.
+            ValueError: if the sequence is longer than `max_length`, or an anchor is missing or unexpected.
         """
         if mask.shape[1] > self.max_length:
-            raise ValueError(f"{mask.shape[1]} images are more than max_length={self.max_length}, as the model has")
+            raise ValueError(f"a sequence of {mask.shape[1]} images exceeds max_length={self.max_length}")
         if (anchor is not None) is not self.anchored:
-            raise ValueError(f"anchored={self.anchored} decides whether there is an anchor")
-        x = self.item_encoder(image, mask)  # (B, S, D)
+            raise ValueError(f"anchored={self.anchored}, but {'no' if anchor is None else 'an'} anchor was given")
+        x = self.image_encoder(image, mask)  # (B, S, D)
         x = F.pad(x, (0, 0, 0, self.max_length - mask.shape[1]))  # (B, max_length, D)
         if anchor is not None:
-            alone = mask.new_ones(len(anchor), 1)
-            x = torch.cat([self.item_encoder(anchor[:, None], alone), x], dim=1)  # (B, 1 + max_length, D)
+            encoded = self.image_encoder(anchor[:, None], mask.new_ones(len(anchor), 1))  # (B, 1, D)
+            x = torch.cat([encoded, x], dim=1)  # (B, 1 + max_length, D)
         return self.head(self.mlp(rearrange(x, "b s d -> b (s d)"))).squeeze(1)  # (B,)

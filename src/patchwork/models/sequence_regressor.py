@@ -1,8 +1,10 @@
-"""Sum of a sequence by regression: every image is encoded, the images look at each other, one number comes out.
+"""The sum of a sequence by regression: encode the images, let them attend to each other, predict one number.
 
 1. Encode each image by itself.
-2. Self-attention among the images; they have no positions, as a sum knows no order, and padding is never looked at.
-3. Pool what is not padding, and map it to a number (document 001).
+2. Self-attention among the images, without positions, as a sum has no order; padding is masked.
+3. Pool over the images, and map the result to a number.
+
+The regressor of the sequence project (see `docs/references.md`).
 """
 
 from typing import Annotated, Literal
@@ -11,15 +13,25 @@ from annotated_types import Ge, Lt
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from patchwork.models.cnn import ItemEncoder
-from patchwork.models.transformer import Block, ConvLayer
+from patchwork.models.image_sequence import ImageSequenceEncoder
+from patchwork.models.patch_embed import ConvStem
+from patchwork.models.transformer import Block
 
 
 class SequenceRegressor(nn.Module):
-    """Predict a number from a sequence of images, whatever its length.
+    """Predict a number from a sequence of images of any length.
 
-    `stem` lists the layers of the images' encoder; without any it is document 001's. `pool` is how the images are put
-    together: a mean loses how many there were.
+    Args:
+        image_size: side of an image in pixels.
+        in_channels: channels of an image.
+        stem: convolutional stem of the image encoder; None takes `LeNetEncoder`.
+        embed_dim: width D of the transformer.
+        num_heads: attention heads of each block.
+        depth: number of blocks.
+        mlp_ratio: hidden width of a block's MLP, as a multiple of `embed_dim`.
+        pool: sum or mean over the images; a mean loses their number.
+        dropout: dropout probability.
+        norm_first: normalize before each sublayer (pre-norm) instead of after it (post-norm).
 
     Raises:
         ValueError: if heads do not divide the width.
@@ -30,8 +42,7 @@ class SequenceRegressor(nn.Module):
         *,
         image_size: PositiveInt,
         in_channels: PositiveInt,
-        stem: list[ConvLayer],
-        stem_bfloat16: bool = False,
+        stem: ConvStem | None,
         embed_dim: PositiveInt = 128,
         num_heads: PositiveInt = 4,
         depth: NonNegativeInt = 1,
@@ -41,8 +52,8 @@ class SequenceRegressor(nn.Module):
         norm_first: bool = True,
     ) -> None:
         super().__init__()
-        self.item_encoder = ItemEncoder(
-            image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=stem, bfloat16=stem_bfloat16
+        self.image_encoder = ImageSequenceEncoder(
+            image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=stem
         )
         self.blocks = nn.ModuleList(
             Block(embed_dim=embed_dim, num_heads=num_heads, mlp_ratio=mlp_ratio, dropout=dropout, norm_first=norm_first)
@@ -55,7 +66,7 @@ class SequenceRegressor(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) to a number each (B,); `mask` (B, S) is true where there is an image."""
-        x = self.item_encoder(image, mask)  # (B, S, D)
+        x = self.image_encoder(image, mask)  # (B, S, D)
         for block in self.blocks:
             x = block(x, mask=mask)  # (B, S, D)
         x = (self.norm(x) * mask[..., None]).sum(dim=1)  # (B, D)

@@ -1,1 +1,1 @@
-"""Search for good settings: the file of a W&B sweep, without a server. `command.py` is where it begins."""
+"""Hyperparameter search with Optuna, over the space of a W&B sweep file, without a server."""

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, each with its run's folder and its share of the threads."""
+"""Training runs as processes, each with its own run directory and its share of the threads."""
 
 import csv
 import math
@@ -8,54 +8,52 @@ import subprocess
 import time
 from pathlib import Path
 
-from patchwork.children import start
-from patchwork.errors import ResourceError
-from patchwork.folder import lock
-from patchwork.sweep.setting import ROOT
+from patchwork.core.errors import ResourceError
+from patchwork.core.subprocesses import start
+from patchwork.runs.run_dir import lock
 
-LOOK = 0.2  # seconds between looks at processes
+POLL_SECONDS = 0.2
 
 
-def share_of_threads(jobs: int) -> int:
-    """Return how many threads each of `jobs` processes has, of those that this one may use."""
+def threads_per_job(n_jobs: int) -> int:
+    """Return the number of threads for each of `n_jobs` parallel processes, of those that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)) // jobs)
+    return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)) // n_jobs)
 
 
 class Job:
-    """One training: it begins, or goes on where it was, and what it says is kept beside its folder.
+    """One training run in a process, started at the first `poll`, or resumed if its directory holds a run.
+
+    Its output goes to `<run_dir>.log`.
 
     Args:
-        words: of the command line.
-        folder: of the run.
+        overrides: of `patchwork train`.
+        run_dir: of the run.
         threads: that it computes with.
     """
 
-    def __init__(self, words: list[str], folder: Path, threads: int) -> None:
-        self.words, self.folder, self.threads = words, folder, threads
-        self.log = folder.with_name(f"{folder.name}.log")
+    def __init__(self, overrides: list[str], run_dir: Path, threads: int) -> None:
+        self.overrides, self.run_dir, self.threads = overrides, run_dir, threads
+        self.log = run_dir.with_name(f"{run_dir.name}.log")
         self.process: subprocess.Popen | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code, or None as long as it is under way; it is begun if it was not yet."""
+        """Return the exit code, or None while it runs; start it if it has not been started."""
         if self.process is None:
-            if under_way(self.folder):  # by a process whose sweep was killed, and which is about to end, too
+            if is_running(self.run_dir):  # the process of a sweep that was killed, which is about to exit, too
                 return None
-            self.begin()
-        assert self.process is not None
+            self.process = self.start()
         return self.process.poll()
 
-    def begin(self) -> None:
+    def start(self) -> subprocess.Popen:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        overrides = [*self.overrides, f"run_dir={self.run_dir}", "resume=auto"]
+        env = {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with self.log.open("ab") as log:
-            self.process = start(
-                [ROOT / "train.py", *self.words, f"folder={self.folder}", "resume=auto"],
-                {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
-                log,
-            )
+            return start("train", overrides, env, log)
 
     def stop(self) -> None:
-        """Ask it to save its state and to end."""
+        """Send SIGTERM, at which a run saves its state and exits."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
@@ -63,51 +61,54 @@ class Job:
         if self.process is not None:
             self.process.wait()
 
-    def validations(self, metric: str) -> list[float]:
-        """Return what was measured on validation so far."""
-        path = self.folder / "metrics.csv"
+    def read_validations(self, metric: str) -> list[float]:
+        """Return the finite values of a validation metric so far, in order."""
+        path = self.run_dir / "metrics.csv"
         if not path.exists():
             return []
         with path.open(newline="") as file:
             values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
         return [value for value in values if math.isfinite(value)]
 
-    def fault(self) -> str:
-        """Return in one line why it failed."""
-        code = self.process.returncode if self.process else 0
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
-        return last.removeprefix("train.py: ")
+    def error(self) -> str:
+        """Return in one line why it failed: its signal, or the last line of its log."""
+        exit_code = self.process.returncode if self.process else 0
+        if exit_code < 0:
+            return f"killed by {signal.Signals(-exit_code).name}"
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        return last.removeprefix("patchwork train: ")
 
 
-def under_way(folder: Path) -> bool:
-    """Return whether a process is training the run in `folder`."""
-    if not folder.exists():
+def is_running(run_dir: Path) -> bool:
+    """Return whether a process is training the run in a directory."""
+    if not run_dir.exists():
         return False
     try:
-        lock(folder).close()
+        lock(run_dir).close()
     except ResourceError:
         return True
     return False
 
 
-def run_all(jobs: list[Job], at_once: int) -> None:
-    """Run jobs, so many at once, and wait for all."""
-    waiting, working = list(jobs), list[Job]()
+def run_all(jobs: list[Job], n_jobs: int) -> None:
+    """Run jobs, at most `n_jobs` in parallel, and wait for all of them."""
+    waiting = list(jobs)
+    running: list[Job] = []
     try:
-        while waiting or working:
-            working += [waiting.pop(0) for _ in range(min(at_once - len(working), len(waiting)))]
-            working = [job for job in working if job.poll() is None]
-            time.sleep(LOOK)
+        while waiting or running:
+            free = n_jobs - len(running)
+            running += waiting[:free]
+            del waiting[:free]
+            running = [job for job in running if job.poll() is None]
+            time.sleep(POLL_SECONDS)
     except BaseException:
-        end_all(working)
+        stop_all(running)
         raise
 
 
-def end_all(jobs: list[Job]) -> None:
-    """Ask jobs to end, and wait until they have saved their state."""
+def stop_all(jobs: list[Job]) -> None:
+    """Stop jobs and wait until they have saved their state."""
     for job in jobs:
         job.stop()
     for job in jobs:

@@ -1,13 +1,14 @@
-"""What a search found: its settings in a table, the one that is chosen, and that one as an experiment.
+"""The results of a sweep: its trials as a table, the parameters to use, and those as an experiment.
 
-The choice is that of document 003: by accuracy, then by stability, then by speed, then by size. Each decides only among
-settings that those before it cannot tell apart.
+Parameters are selected by the criteria of the ViT project (docs/references.md): accuracy, then stability, speed and
+size. Each criterion decides only among those that the criteria before it cannot tell apart.
 """
 
 import csv
 import io
 import shlex
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,23 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from patchwork.files import write_bytes
-from patchwork.sweep.search import STATES, counted, written
-from patchwork.sweep.setting import CONF
-from patchwork.sweep.space import read_words, word_of
+from patchwork.core.atomic import write_bytes
+from patchwork.core.overrides import parse_overrides
+from patchwork.core.table import format_table
+from patchwork.runs.compose import CONF_DIR
+from patchwork.sweep.compose import Params, SweepConfig, format_params
+from patchwork.sweep.study import STATES, started_trials
 
-STEADY, FAST = 1.5, 1.1  # times the least unsteadiness, and the least seconds, that still count as the same
-SHOWN = 10
+STD_TOLERANCE, TIME_TOLERANCE = 1.5, 1.1  # times the least val_std and the least seconds, which count as equal
+MAX_ROWS = 10
+MIN_VALUES = 4  # different values of the metric, from which importances are computed
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A setting that was trained, with one seed or several."""
+class ParamsResult:
+    """Parameters that were trained to the end, with one seed or several."""
 
-    params: dict[str, Any]
+    params: Params
     trials: list[FrozenTrial]
 
     @property
@@ -42,141 +46,163 @@ class Setting:
         return statistics.fmean(self.values)
 
     @property
-    def spread(self) -> float | None:
+    def seed_std(self) -> float | None:
         """The standard deviation over seeds; None of a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
-    def average(self, name: str) -> float:
-        values = [trial.user_attrs.get(name) for trial in self.trials]
-        return statistics.fmean(value or 0.0 for value in values)
-
     @property
-    def unsteadiness(self) -> float:
+    def val_std(self) -> float:
         """The standard deviation over the later half of the validations."""
-        return self.average("unsteadiness")
+        return self.mean_attr("val_std")
 
     @property
     def seconds(self) -> float:
-        """How long it trained until its best weights."""
-        return self.average("seconds")
+        """The seconds of training until the best weights."""
+        return self.mean_attr("seconds")
 
     @property
-    def parameters(self) -> float:
-        return self.average("parameters")
+    def num_parameters(self) -> float:
+        return self.mean_attr("num_parameters")
 
     @property
     def numbers(self) -> str:
         return ",".join(str(trial.number) for trial in self.trials)
 
+    def mean_attr(self, name: str) -> float:
+        return statistics.fmean(trial.user_attrs.get(name) or 0.0 for trial in self.trials)
 
-def settings_of(study: Study) -> list[Setting]:
-    """Return the settings that finished, the best first; trials that differ in their seed alone are of one setting."""
-    groups: dict[str, Setting] = {}
+
+def group_trials(study: Study) -> list[ParamsResult]:
+    """Return the results of the finished trials, best first; trials that differ only in their seed are one result."""
+    groups: dict[str, ParamsResult] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         params = {key: value for key, value in trial.params.items() if key != "seed"}
-        groups.setdefault(repr(params), Setting(params, [])).trials.append(trial)
-    sign = -1 if study.direction is StudyDirection.MAXIMIZE else 1
-    return sorted(groups.values(), key=lambda setting: sign * setting.mean)
+        groups.setdefault(repr(params), ParamsResult(params, [])).trials.append(trial)
+    maximize = study.direction is StudyDirection.MAXIMIZE
+    return sorted(groups.values(), key=lambda result: result.mean, reverse=maximize)
 
 
-def choose(settings: list[Setting]) -> tuple[Setting, str]:
-    """Return the setting to take of those that finished, the best first, and why."""
-    best = settings[0]
-    noise = best.spread if best.spread is not None else best.unsteadiness
-    alike = [setting for setting in settings if abs(setting.mean - best.mean) <= noise]
-    steady = [one for one in alike if one.unsteadiness <= STEADY * min(other.unsteadiness for other in alike)]
-    fast = [one for one in steady if one.seconds <= FAST * min(other.seconds for other in steady)]
-    chosen = min(fast, key=lambda setting: setting.parameters)
-    if len(settings) == 1:
-        return chosen, "it is the only one"
-    if len(alike) == 1:
-        return chosen, f"no other is within its spread of {noise:.2g}"
-    ways = ("steadiest", len(steady)), ("fastest", len(fast)), ("smallest", 1)
-    reason = next(name for name, left in ways if left == 1)
-    return chosen, f"{len(alike)} are within the best one's spread of {noise:.2g}; of those it is the {reason}"
+def select(results: list[ParamsResult]) -> tuple[ParamsResult, str]:
+    """Select one of the results, which are sorted, best first; return it and the reason."""
+    best = results[0]
+    noise = best.seed_std if best.seed_std is not None else best.val_std
+    similar = [result for result in results if abs(result.mean - best.mean) <= noise]
+    least_std = min(result.val_std for result in similar)
+    stable = [result for result in similar if result.val_std <= STD_TOLERANCE * least_std]
+    least_seconds = min(result.seconds for result in stable)
+    fast = [result for result in stable if result.seconds <= TIME_TOLERANCE * least_seconds]
+    selected = min(fast, key=lambda result: result.num_parameters)
+    if len(results) == 1:
+        return selected, "the only result"
+    if len(similar) == 1:
+        return selected, f"no other is within its standard deviation of {noise:.2g}"
+    if len(stable) == 1:
+        criterion = "most stable"
+    elif len(fast) == 1:
+        criterion = "fastest"
+    else:
+        criterion = "smallest"
+    return selected, f"the {criterion} of {len(similar)} within the best one's standard deviation of {noise:.2g}"
 
 
-def importances(study: Study) -> dict[str, float]:
-    """Return which share of the variance among finished trials each parameter explains, by fANOVA.
+def param_importances(study: Study) -> dict[str, float]:
+    """Return the fraction of the variance among finished trials that each parameter explains, by fANOVA.
 
-    Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html. Nothing where there is too little to tell.
+    Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html. Empty where there are too few trials.
     """
     values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    if len(values) < 4:
+    if len(values) < MIN_VALUES:
         return {}
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def report(study: Study, metric: str, words: list[str], folder: Path, source: str) -> Setting | None:
-    """Print what was found, keep it in the sweep's folder, and return the setting that is chosen, if any."""
-    trials = counted(study.get_trials(deepcopy=False))
-    write_bytes(folder / "trials.csv", table_of(trials, metric).encode())
-    states = [STATES[state.name] for state in TrialState]
-    counts = {state: sum(STATES[trial.state.name] == state for trial in trials) for state in states}
-    counts["impossible"] = sum("impossible" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-    print(f"\n{len(trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    settings = settings_of(study)
-    if not settings:
+def report(sweep: SweepConfig, study: Study, sweep_dir: Path) -> ParamsResult | None:
+    """Print the results, write `trials.csv` and the experiment `best`, and return the selected result, if any."""
+    all_trials = study.get_trials(deepcopy=False)
+    trials = started_trials(all_trials)
+    write_bytes(sweep_dir / "trials.csv", trials_csv(trials, sweep.metric).encode())
+    counts = Counter(STATES[trial.state.name] for trial in trials)
+    counts["infeasible"] = sum("infeasible" in trial.user_attrs for trial in all_trials)
+    summary = ", ".join(f"{counts[state]} {state}" for state in (*STATES.values(), "infeasible") if counts[state])
+    print(f"\n{len(trials)} trials: {summary}")
+    results = group_trials(study)
+    if not results:
         return None
-    titles = ("trial", metric, "± seeds", "± validations", "seconds", "parameters")
-    print("\n  {:<10} {:>22} {:>8} {:>13} {:>8} {:>11}  setting".format(*titles))
-    for setting in settings[:SHOWN]:
-        spread = "" if setting.spread is None else f"{setting.spread:.4f}"
-        print(
-            f"  {setting.numbers:<10} {setting.mean:>22.6g} {spread:>8} {setting.unsteadiness:>13.4f} "
-            f"{setting.seconds:>8.0f} {setting.parameters:>11,.0f}  {' '.join(written(setting.params))}"
-        )
-    found = importances(study)
-    if found:
-        print("\nimportance: " + ", ".join(f"{name} {share:.0%}" for name, share in found.items()))
-    chosen, why = choose(settings)
-    experiment = folder / "experiment" / "best.yaml"
-    command = [*words, *(word_of(key, value) for key, value in chosen.params.items())]
-    title = f"Found by {source}, {len(trials)} trials: {metric} {chosen.mean:.6g}."
-    write_bytes(experiment, experiment_of(command, folder, title).encode())
-    print(f"\nchosen: trial {chosen.numbers}, {metric} {chosen.mean:.6g}: {why}")
-    print(f"  python train.py {shlex.join(command)}")
-    print(f"  python train.py --config-dir={folder} experiment=best   # the same, from {experiment}")
-    return chosen
+    print(f"\n{format_results(results[:MAX_ROWS], sweep.metric)}")
+    importances = param_importances(study)
+    if importances:
+        print("\nimportance: " + ", ".join(f"{name} {fraction:.0%}" for name, fraction in importances.items()))
+    selected, reason = select(results)
+    overrides = sweep.trial_overrides(selected.params)
+    title = f"Found by {sweep.path.name}, {len(trials)} trials: {sweep.metric} {selected.mean:.6g}."
+    experiment = sweep_dir / "experiment" / "best.yaml"
+    write_bytes(experiment, experiment_yaml(overrides, sweep_dir, title).encode())
+    print(f"\nselected: trial {selected.numbers}, {sweep.metric} {selected.mean:.6g}: {reason}")
+    print(f"  {shlex.join(['patchwork', 'train', *overrides])}")
+    print(f"  {experiment_command(sweep_dir)}   # the same, from {experiment}")
+    return selected
 
 
-def table_of(trials: list[FrozenTrial], metric: str) -> str:
-    """Write all trials as a table, one a row."""
+def format_results(results: list[ParamsResult], metric: str) -> str:
+    """Format results as a table."""
+    numeric = (metric, "± seeds", "± validations", "seconds", "size")
+    rows = [
+        {
+            "trial": result.numbers,
+            metric: f"{result.mean:.6g}",
+            "± seeds": "" if result.seed_std is None else f"{result.seed_std:.4f}",
+            "± validations": f"{result.val_std:.4f}",
+            "seconds": f"{result.seconds:.0f}",
+            "size": f"{result.num_parameters:,.0f}",
+            "parameters": format_params(result.params),
+        }
+        for result in results
+    ]
+    return format_table(rows, right=numeric)
+
+
+def trials_csv(trials: list[FrozenTrial], metric: str) -> str:
+    """Return all trials as CSV, one a row."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    notes = ["seconds", "unsteadiness", "parameters", "error", "folder"]
+    attrs = ["seconds", "val_std", "num_parameters", "error", "run_dir"]
     buffer = io.StringIO()
-    rows = csv.writer(buffer, lineterminator="\n")
-    rows.writerow(["trial", "state", metric, "validations", *keys, *notes])
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["trial", "state", metric, "validations", *keys, *attrs])
     for trial in trials:
-        values = [trial.params.get(key) for key in keys] + [trial.user_attrs.get(note) for note in notes]
-        rows.writerow([trial.number, STATES[trial.state.name], trial.value, len(trial.intermediate_values), *values])
+        values = [trial.params.get(key) for key in keys] + [trial.user_attrs.get(attr) for attr in attrs]
+        writer.writerow([trial.number, STATES[trial.state.name], trial.value, len(trial.intermediate_values), *values])
     return buffer.getvalue()
 
 
-def experiment_of(words: list[str], folder: Path, title: str) -> str:
-    """Write words of the command line as an experiment's file."""
-    base, choices, keys = list[Any](), list[Any](), OmegaConf.create()
-    for key, value in read_words(words).items():
+def experiment_command(sweep_dir: Path) -> str:
+    return shlex.join(["patchwork", "train", f"--config-dir={sweep_dir}", "experiment=best"])
+
+
+def experiment_yaml(overrides: list[str], sweep_dir: Path, title: str) -> str:
+    """Return overrides as the file of an experiment, which composes to the same configuration."""
+    bases: list[Any] = []
+    choices: list[Any] = []
+    keys = OmegaConf.create()
+    for key, value in parse_overrides(overrides).items():
         if key == "experiment":
-            base.insert(0, value)
+            bases.insert(0, value)
         elif key == "debug":
-            base.append({"/debug@_global_": value})  # beside the choice that is made after the experiment
-        elif (CONF / key).is_dir():
+            bases.append({"/debug@_global_": value})
+        elif (CONF_DIR / key).is_dir():
             choices.append({f"override /{key}@{key}" if key in ("model", "data") else f"override /{key}": value})
         else:
             OmegaConf.update(keys, key, value, force_add=True)
-    content = {"defaults": [*base, *choices, "_self_"], **keys}
+    content = {"defaults": [*bases, *choices, "_self_"], **keys}
     return (
         "# @package _global_\n"
         f"# {title}\n"
-        f"# python train.py --config-dir={folder} experiment=best; to keep it, copy it to conf/experiment.\n"
+        f"# {experiment_command(sweep_dir)}; copy this file to conf/experiment to keep it.\n"
         f"{OmegaConf.to_yaml(OmegaConf.create(content))}"
     )
 
 
-def top(study: Study, count: int) -> list[FrozenTrial]:
-    """Return so many finished trials, the best first."""
+def best_trials(study: Study, count: int) -> list[FrozenTrial]:
+    """Return up to `count` finished trials, best first."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(finished, key=lambda trial: trial.value or 0.0, reverse=study.direction is StudyDirection.MAXIMIZE)[
-        :count
-    ]
+    maximize = study.direction is StudyDirection.MAXIMIZE
+    return sorted(finished, key=lambda trial: trial.value or 0.0, reverse=maximize)[:count]

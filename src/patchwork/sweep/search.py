@@ -1,12 +1,12 @@
-"""Search a space: suggest settings, train each in a process of its own, end what does worse, and keep account.
+"""Search a space: suggest parameters, train each trial in a process, stop those that lag, and record the results.
 
-1. The account is Optuna's, a journal in the sweep's folder or a database; whoever shares it takes part in the search.
-2. Tree-structured Parzen estimators (Bergstra et al. 2011, https://papers.nips.cc/paper/4443) suggest a setting from
-   those before it. If it is impossible it is recorded with the reason and never run.
-3. Hyperband (Li et al. 2018, https://jmlr.org/papers/v18/16-558.html) looks at each validation, and ends a trial that
-   is behind others at the same point.
-4. A trial belongs to the process that holds its lock. One that is under way and that nobody holds was left by a process
-   that was killed: whoever finds it goes on with its run.
+1. Results are recorded in Optuna's study, which several processes may share.
+2. The tree-structured Parzen estimator (Bergstra et al. 2011, https://papers.nips.cc/paper/4443) suggests parameters
+   from the trials before. Infeasible ones are recorded with the reason and never trained.
+3. Hyperband (Li et al. 2018, https://jmlr.org/papers/v18/16-558.html) compares trials after each validation, and prunes
+   those that are behind others at the same point.
+4. A trial belongs to the process that holds its lock. A trial that is running in the study but locked by nobody was
+   orphaned by a process that was killed: whoever finds it resumes its run.
 """
 
 import itertools
@@ -16,221 +16,219 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from patchwork.errors import DataError, ResourceError
-from patchwork.folder import lock, read_manifest
-from patchwork.sweep.account import suggest
-from patchwork.sweep.jobs import LOOK, Job, end_all, share_of_threads
-from patchwork.sweep.setting import impossible
-from patchwork.sweep.space import Space, word_of
+from patchwork.core.errors import DataError, ResourceError
+from patchwork.runs.manifest import read_manifest
+from patchwork.runs.run_dir import lock
+from patchwork.sweep.compose import Params, SweepConfig, format_params, infeasible_reason
+from patchwork.sweep.jobs import POLL_SECONDS, Job, stop_all, threads_per_job
+from patchwork.sweep.study import STATES, started_trials, suggest
 
-PATIENCE = 100  # settings in a row that are not new or not possible, before a search gives up
-STATES = {"COMPLETE": "finished", "RUNNING": "under way", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
+MAX_REJECTED = 100  # suggestions in a row that are duplicates or infeasible, after which a search ends
 
 
 @dataclass
-class Trial:
-    """A setting at work."""
+class ActiveTrial:
+    """A trial of this process."""
 
     record: optuna.Trial
     job: Job
     lock: IO[str]
-    reported: int  # validations
+    num_reported: int  # validations
     pruned: bool = False
 
 
 class Search:
-    """A search in a sweep's folder, which this process takes part in.
+    """Run trials of a sweep, beside other processes that share its study.
 
     Args:
-        space: what is searched.
-        words: what is the same in all trials.
-        ranges: what is not, by key.
-        study: the account.
-        folder: of the sweep; trials are in its folder `trials`.
-        shared: whether others that share the account share the folder, too.
-        count: trials in all.
-        jobs: trials at once in this process.
-        validations: of one trial.
+        sweep: what is searched.
+        study: where results are recorded.
+        sweep_dir: trials are in its directory `trials`.
+        shared_dir: whether all processes that share the study also share this directory.
+        n_trials: trials in all.
+        n_jobs: trials in parallel in this process.
     """
 
     def __init__(
-        self,
-        *,
-        space: Space,
-        words: list[str],
-        ranges: dict[str, BaseDistribution],
-        study: Study,
-        folder: Path,
-        shared: bool,
-        count: int,
-        jobs: int,
-        validations: int,
+        self, sweep: SweepConfig, study: Study, sweep_dir: Path, *, shared_dir: bool, n_trials: int, n_jobs: int
     ) -> None:
-        self.space, self.words, self.ranges = space, words, ranges
-        self.study, self.folder, self.shared = study, folder / "trials", shared
-        self.count, self.jobs, self.validations = count, jobs, validations
+        self.sweep, self.study = sweep, study
+        self.trials_dir, self.shared_dir = sweep_dir / "trials", shared_dir
+        self.n_trials, self.n_jobs = n_trials, n_jobs
         self.console = Console()
         self.live: Live | None = None
-        self.at_work: list[Trial] = []
-        self.given_up = ""
+        self.active_trials: list[ActiveTrial] = []
+        self.last_rejection = ""  # set once the search has given up
 
     def run(self) -> None:
-        """Search until `count` trials are through, or nothing new is left to try."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.space.method == "grid":
-            self.lay_grid()
-        with self.watched():
+        """Search until `n_trials` trials have ended, or nothing new is left to try."""
+        self.trials_dir.mkdir(parents=True, exist_ok=True)
+        if self.sweep.space.method == "grid":
+            self.enqueue_grid()
+        with self.live_table():
             try:
-                while self.fill() or self.at_work:
-                    self.at_work = [trial for trial in self.at_work if not self.look(trial)]
+                while self.fill() or self.active_trials:
+                    self.active_trials = [trial for trial in self.active_trials if not self.poll(trial)]
                     if self.live is not None:
                         self.live.update(self.table(), refresh=True)
-                    time.sleep(LOOK)
+                    time.sleep(POLL_SECONDS)
             except BaseException:
-                end_all([trial.job for trial in self.at_work])
+                stop_all([trial.job for trial in self.active_trials])
                 raise
-        if self.given_up:
-            print(f"{PATIENCE} settings in a row are not new or not possible; the last one {self.given_up}")
+        if self.last_rejection:
+            print(f"{MAX_REJECTED} suggestions in a row were duplicates or infeasible; the last {self.last_rejection}")
+
+    # --- trials start ---
+
+    def enqueue_grid(self) -> None:
+        """Add all points of a grid to the study, except for those that are there."""
+        distributions = self.sweep.distributions
+        choices = [each.choices for each in distributions.values() if isinstance(each, CategoricalDistribution)]
+        for values in itertools.product(*choices):
+            self.study.enqueue_trial(dict(zip(distributions, values, strict=True)), skip_if_exists=True)
 
     def fill(self) -> bool:
-        """Begin trials until as many are at work as may be; return whether there is any."""
-        while len(self.at_work) < self.jobs and not self.given_up:
-            trial = self.next()
+        """Start trials until `n_jobs` are active; return whether any is."""
+        while len(self.active_trials) < self.n_jobs and not self.last_rejection:
+            trial = self.next_trial()
             if trial is None:
                 break
-            self.at_work.append(trial)
-        return bool(self.at_work)
+            self.active_trials.append(trial)
+        return bool(self.active_trials)
 
-    def next(self) -> Trial | None:
-        """Take up a trial that was left, or the next setting that is new and possible."""
-        for _ in range(PATIENCE):
-            taken = self.left() or self.new()
-            if taken is None:
+    def next_trial(self) -> ActiveTrial | None:
+        """Return an orphaned trial, or a new and feasible one; None if there are enough, or too many were rejected."""
+        rejection = ""
+        for _ in range(MAX_REJECTED):
+            claimed = self.claim_orphan() or self.ask_trial()
+            if claimed is None:
                 return None
-            record, held = taken
-            setting = {name: suggest(record, name, found) for name, found in self.ranges.items()}
-            words = [*self.words, *(word_of(key, value) for key, value in setting.items())]
-            refused = self.refused(record, setting, words)
-            if refused:
-                held.close()
-                continue
-            folder = self.place(record.number)
-            self.tell(record.number, f"{'goes on' if folder.exists() else 'begins'}: {' '.join(written(setting))}")
-            record.set_user_attr("folder", str(folder))
-            job = Job(words, folder, share_of_threads(self.jobs))
-            reported = max(self.study.trials[record.number].intermediate_values, default=0)
-            return Trial(record, job, held, reported)
-        self.given_up = refused
+            record, trial_lock = claimed
+            params = {name: suggest(record, name, each) for name, each in self.sweep.distributions.items()}
+            rejection = self.reject_reason(record, params)
+            if not rejection:
+                return self.start_trial(record, trial_lock, params)
+            trial_lock.close()
+        self.last_rejection = rejection
         return None
 
-    def left(self) -> tuple[optuna.Trial, IO[str]] | None:
-        """Return a trial that a killed process left under way, with its lock."""
-        own = {trial.record.number for trial in self.at_work}
+    def start_trial(self, record: optuna.Trial, trial_lock: IO[str], params: Params) -> ActiveTrial:
+        """Make the job of a trial; its process starts when it is first polled."""
+        run_dir = self.run_dir(record.number)
+        self.log_event(record.number, f"{'resumes' if run_dir.exists() else 'starts'}: {format_params(params)}")
+        record.set_user_attr("run_dir", str(run_dir))
+        job = Job(self.sweep.trial_overrides(params), run_dir, threads_per_job(self.n_jobs))
+        num_reported = max(self.study.trials[record.number].intermediate_values, default=0)
+        return ActiveTrial(record, job, trial_lock, num_reported)
+
+    def claim_orphan(self) -> tuple[optuna.Trial, IO[str]] | None:
+        """Return a trial that a killed process left running, with its lock."""
+        active = {trial.record.number for trial in self.active_trials}
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            here = self.shared or self.place(frozen.number).exists()
-            held = self.hold(frozen.number) if here and frozen.number not in own else None
-            if held is not None:
-                return optuna.Trial(self.study, frozen._trial_id), held
+            is_here = self.shared_dir or self.run_dir(frozen.number).exists()
+            trial_lock = self.try_lock(frozen.number) if is_here and frozen.number not in active else None
+            if trial_lock is not None:
+                return optuna.Trial(self.study, frozen._trial_id), trial_lock
         return None
 
-    def new(self) -> tuple[optuna.Trial, IO[str]] | None:
+    def ask_trial(self) -> tuple[optuna.Trial, IO[str]] | None:
         """Return a new trial with its lock, unless there are enough."""
         trials = self.study.get_trials(deepcopy=False)
-        waiting = any(trial.state is TrialState.WAITING for trial in trials)
-        if len(counted(trials)) >= self.count or (self.space.method == "grid" and not waiting):
+        is_waiting = any(trial.state is TrialState.WAITING for trial in trials)
+        if len(started_trials(trials)) >= self.n_trials or (self.sweep.space.method == "grid" and not is_waiting):
             return None
         record = self.study.ask()
-        held = self.hold(record.number)
-        return (record, held) if held is not None else self.new()
+        trial_lock = self.try_lock(record.number)
+        return (record, trial_lock) if trial_lock is not None else self.ask_trial()
 
-    def hold(self, number: int) -> IO[str] | None:
-        """Take a trial for this process, unless another one has it."""
+    def try_lock(self, number: int) -> IO[str] | None:
+        """Lock a trial for this process; None if another process holds it."""
         try:
-            return lock(self.folder, f".{number:03}.lock")
+            return lock(self.trials_dir, f".{number:03}.lock")
         except ResourceError:
             return None
 
-    def place(self, number: int) -> Path:
-        return self.folder / f"{number:03}"
+    def run_dir(self, number: int) -> Path:
+        return self.trials_dir / f"{number:03}"
 
-    def refused(self, record: optuna.Trial, setting: dict[str, Any], words: list[str]) -> str:
-        """Record why a setting is not run, and return it; nothing if it is."""
+    def reject_reason(self, record: optuna.Trial, params: Params) -> str:
+        """Return why a trial is not trained, and record it in the study; an empty string if it is."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        for other in counted(self.study.get_trials(deepcopy=False, states=states)):
-            if other.number < record.number and other.params == setting:
-                record.set_user_attr("same_as", other.number)
+        for other in started_trials(self.study.get_trials(deepcopy=False, states=states)):
+            if other.number < record.number and other.params == params:
+                record.set_user_attr("duplicate_of", other.number)
                 self.study.tell(record, state=TrialState.FAIL)
-                return f"is that of trial {other.number}"
-        reason = impossible(words)
-        if reason is not None:
-            record.set_user_attr("impossible", reason)
-            self.study.tell(record, state=TrialState.PRUNED)  # which tells the sampler that it is no good
-            self.tell(record.number, f"is impossible: {' '.join(written(setting))}: {reason}")
-        return f"is impossible: {reason}" if reason is not None else ""
+                return f"repeats trial {other.number}"
+        reason = infeasible_reason(self.sweep.trial_overrides(params))
+        if reason is None:
+            return ""
+        record.set_user_attr("infeasible", reason)
+        self.study.tell(record, state=TrialState.PRUNED)  # so that the sampler avoids it
+        self.log_event(record.number, f"is infeasible: {format_params(params)}: {reason}")
+        return f"is infeasible: {reason}"
 
-    def look(self, trial: Trial) -> bool:
-        """Report what a trial has measured, end it if it is behind, and return whether it is over."""
-        code = trial.job.poll()
-        values = trial.job.validations(self.space.metric.name)
-        news = values[trial.reported :]
-        for value in news:
-            trial.reported += 1
-            trial.record.report(value, trial.reported)
-            best = f"{self.space.metric.name} {value:.6g}"
-            self.tell(trial.record.number, f"validation {trial.reported} of {self.validations}: {best}")
-        if code is None:
-            left = trial.reported < self.validations  # after the last one there is nothing to save
-            if news and left and not trial.pruned and trial.record.should_prune():
-                trial.pruned = True
-                trial.job.stop()
-            return False
-        self.close(trial, code, values)
-        return True
+    # --- trials end ---
 
-    def close(self, trial: Trial, code: int, values: list[float]) -> None:
+    def poll(self, trial: ActiveTrial) -> bool:
+        """Report what a trial has measured, prune it if it lags, and return whether it has ended."""
+        exit_code = trial.job.poll()
+        values = trial.job.read_validations(self.sweep.metric)
+        new_values = values[trial.num_reported :]
+        for value in new_values:
+            trial.num_reported += 1
+            trial.record.report(value, trial.num_reported)
+            progress = f"validation {trial.num_reported} of {self.sweep.num_validations}"
+            self.log_event(trial.record.number, f"{progress}: {self.sweep.metric} {value:.6g}")
+        if exit_code is not None:
+            self.finish(trial, exit_code, values)
+            return True
+        unfinished = trial.num_reported < self.sweep.num_validations  # after the last one pruning saves nothing
+        if new_values and unfinished and not trial.pruned and trial.record.should_prune():
+            trial.pruned = True
+            trial.job.stop()
+        return False
+
+    def finish(self, trial: ActiveTrial, exit_code: int, values: list[float]) -> None:
         """Record how a trial ended."""
-        record, name = trial.record, self.space.metric.name
+        record = trial.record
         try:
-            manifest = read_manifest(trial.job.folder)
+            manifest = read_manifest(trial.job.run_dir)
         except DataError as error:
-            manifest, code = {"status": str(error)}, code or error.exit_code
-        if code == 0 and manifest.get("status") == "finished":
-            late = values[len(values) // 2 :]
-            record.set_user_attr("unsteadiness", statistics.pstdev(late) if len(late) > 1 else None)
-            share = manifest["best_epoch"] / manifest["epochs"]
-            record.set_user_attr("seconds", round(manifest["train_seconds"] * share, 3))
-            record.set_user_attr("parameters", manifest["parameters"])
-            value = manifest["metrics"][name]
+            manifest, exit_code = {"status": str(error)}, exit_code or error.exit_code
+        if exit_code == 0 and manifest.get("status") == "finished":
+            later_half = values[len(values) // 2 :]
+            record.set_user_attr("val_std", statistics.pstdev(later_half) if len(later_half) > 1 else None)
+            seconds = manifest["train_seconds"] * manifest["best_epoch"] / manifest["epochs"]
+            record.set_user_attr("seconds", round(seconds, 3))
+            record.set_user_attr("num_parameters", manifest["parameters"])
+            value = manifest["metrics"][self.sweep.metric]
             self.study.tell(record, value)
-            self.tell(record.number, f"finished: {name} {value:.6g} after {manifest['train_seconds']:.0f} s")
+            event = f"finished: {self.sweep.metric} {value:.6g} after {manifest['train_seconds']:.0f} s"
         elif trial.pruned:
             self.study.tell(record, state=TrialState.PRUNED)
-            self.tell(record.number, f"pruned after {trial.reported} of {self.validations} validations")
+            event = f"pruned after {trial.num_reported} of {self.sweep.num_validations} validations"
         else:
-            record.set_user_attr("error", trial.job.fault())
+            record.set_user_attr("error", trial.job.error())
             self.study.tell(record, state=TrialState.FAIL)
-            self.tell(record.number, f"failed: {trial.job.fault()}")
+            event = f"failed: {trial.job.error()}"
+        self.log_event(record.number, event)
         trial.lock.close()
 
-    def lay_grid(self) -> None:
-        """Put all settings of a grid into the account, but for those that are there."""
-        choices = [found.choices for found in self.ranges.values() if isinstance(found, CategoricalDistribution)]
-        for values in itertools.product(*choices):
-            self.study.enqueue_trial(dict(zip(self.ranges, values, strict=True)), skip_if_exists=True)
+    # --- output ---
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Show a table of the trials that is kept up to date; off a terminal each event is a line."""
+    def live_table(self) -> Iterator[None]:
+        """Keep a table of the trials up to date on a terminal; elsewhere each event is printed as a line."""
         live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         with live or nullcontext():
             self.live = live
@@ -239,36 +237,21 @@ class Search:
 
     def table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for title in ("trial", "", self.space.metric.name, "validations", "setting"):
+        for title in ("trial", "state", self.sweep.metric, "validations", "parameters"):
             table.add_column(title, overflow="ellipsis", no_wrap=True)
-        for trial in counted(self.study.get_trials(deepcopy=False))[-(self.console.height - 4) :]:
+        max_rows = self.console.height - 4
+        for trial in started_trials(self.study.get_trials(deepcopy=False))[-max_rows:]:
             values = trial.intermediate_values
-            best = trial.value if trial.value is not None else values[max(values)] if values else None
+            latest = trial.value if trial.value is not None else values[max(values)] if values else None
             table.add_row(
                 str(trial.number),
                 STATES[trial.state.name],
-                "" if best is None else f"{best:.6g}",
-                f"{len(values)}/{self.validations}",
-                trial.user_attrs.get("error", " ".join(written(trial.params))),
+                "" if latest is None else f"{latest:.6g}",
+                f"{len(values)}/{self.sweep.num_validations}",
+                trial.user_attrs.get("error", format_params(trial.params)),
             )
         return table
 
-    def tell(self, number: int, event: str) -> None:
-        self.say(f"trial {number} {event}")
-
-    def say(self, line: str) -> None:
+    def log_event(self, number: int, event: str) -> None:
         if self.live is None:
-            print(line, flush=True)
-
-
-def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that were begun: without those that were impossible, or the same as another."""
-    passed_over = {"impossible", "same_as"}
-    return [
-        trial for trial in trials if trial.state is not TrialState.WAITING and not passed_over & trial.user_attrs.keys()
-    ]
-
-
-def written(setting: dict[str, Any]) -> list[str]:
-    """Write a setting to be read: as words, its numbers rounded."""
-    return [f"{key}={value:.4g}" if isinstance(value, float) else word_of(key, value) for key, value in setting.items()]
+            print(f"trial {number} {event}", flush=True)

@@ -1,52 +1,45 @@
-"""The file of a sweep, in W&B's format: what is searched, by which metric, and what is the same in all trials.
+"""The search space of a sweep: a YAML file in W&B's format, read without W&B.
 
-Its documentation: https://docs.wandb.ai/models/sweeps/sweep-config-keys. What follows `${program}` in `command` is the
-same in all trials; `logger=…` among it is for an agent of W&B alone, as a search without a server needs none.
+The format: https://docs.wandb.ai/models/sweeps/sweep-config-keys. What follows `${program}` in `command` is the same in
+all trials, except for `logger=…`, which is meant for W&B's agents alone.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, StrictFloat, StrictInt, ValidationError
 from yaml import YAMLError, safe_load
 
-from patchwork.config import said, written
-from patchwork.errors import ConfigError, DataError, one_line
+from patchwork.core.errors import ConfigError, DataError, one_line
+from patchwork.core.overrides import format_override
+from patchwork.core.schema import format_validation_error, format_value
 
-Plain = StrictBool | StrictInt | StrictFloat | str | None
+Scalar = StrictBool | StrictInt | StrictFloat | str | None
 Number = StrictInt | StrictFloat
-WORDS = ("true", "false", "null", "nan", "inf")  # that stand for something else
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Metric(Strict):
-    name: Annotated[str, Field(pattern=r"^val/.")]  # nothing is selected on test
+class Metric(StrictModel):
+    name: Annotated[str, Field(pattern=r"^val/.")]  # nothing is selected on the test split
     goal: Literal["maximize", "minimize"] = "minimize"
 
 
-class Hyperband(Strict):
-    """When trials are ended that do worse than others: after `min_iter` validations, and each `eta` times as many."""
+class Hyperband(StrictModel):
+    """When to stop trials that do worse than others: after `min_iter` validations, and each `eta` times as many."""
 
     type: Literal["hyperband"]
     min_iter: PositiveInt = 1
     eta: Annotated[int, Ge(2)] = 3
 
 
-class Parameter(Strict):
-    value: Plain = None
-    values: Annotated[list[Plain], MinLen(1)] | None = None
+class Parameter(StrictModel):
+    value: Scalar = None
+    values: Annotated[list[Scalar], MinLen(1)] | None = None
     distribution: (
         Literal["constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values"] | None
     ) = None
@@ -54,31 +47,31 @@ class Parameter(Strict):
     max: Number | None = None
     q: Annotated[Number, Gt(0)] | None = None
 
-    def range(self, name: str) -> BaseDistribution:
-        """Return what the parameter may be, one value or many.
+    def to_distribution(self, name: str) -> BaseDistribution:
+        """Return Optuna's distribution of the parameter `name`.
 
         Raises:
-            ConfigError: if that is not told, or contradictory.
+            ConfigError: if its keys are contradictory or too few.
         """
         if (self.values is None) + ("value" not in self.model_fields_set) + (self.min is None) != 2:
-            raise ConfigError(f"parameters.{name} is not told: give value, values, or min and max")
+            raise ConfigError(f"parameters.{name} needs one of value, values, or min and max")
         if self.min is None:
             return CategoricalDistribution(self.values if self.values is not None else [self.value])
         if self.max is None or self.max <= self.min:
-            raise ConfigError(f"parameters.{name}.max={written(self.max)} is not allowed: it must be above min")
-        whole = isinstance(self.min, int) and isinstance(self.max, int)
-        kind = self.distribution or ("int_uniform" if whole else "uniform")
-        if kind == "int_uniform" and whole:
+            raise ConfigError(f"parameters.{name}.max={format_value(self.max)} is not allowed: it must be above min")
+        integers = isinstance(self.min, int) and isinstance(self.max, int)
+        kind = self.distribution or ("int_uniform" if integers else "uniform")
+        if kind == "int_uniform" and integers:
             return IntDistribution(int(self.min), int(self.max))
         if kind == "q_uniform" and self.q:
             return FloatDistribution(self.min, self.max, step=self.q)
         if kind == "uniform" or (kind == "log_uniform_values" and self.min > 0):
-            return FloatDistribution(self.min, self.max, log=kind != "uniform")
-        raise ConfigError(f"parameters.{name}.distribution={kind} is not for what is told of it")
+            return FloatDistribution(self.min, self.max, log=kind == "log_uniform_values")
+        raise ConfigError(f"parameters.{name}.distribution={kind} is not allowed with its other keys")
 
 
-class Space(Strict):
-    """What a sweep's file holds."""
+class Space(StrictModel):
+    """The content of a sweep's file."""
 
     program: Literal["train.py"]
     method: Literal["bayes", "random", "grid"]
@@ -92,27 +85,27 @@ class Space(Strict):
     project: str = ""
     entity: str = ""
 
-    def ranges(self) -> dict[str, BaseDistribution]:
-        """Return what is searched: the parameters that may have more than one value."""
-        ranges = {name: parameter.range(name) for name, parameter in self.parameters.items()}
-        return {name: found for name, found in ranges.items() if not found.single()}
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return the distributions that are searched: of the parameters with more than one value."""
+        distributions = {name: parameter.to_distribution(name) for name, parameter in self.parameters.items()}
+        return {name: distribution for name, distribution in distributions.items() if not distribution.single()}
 
-    def fixed(self) -> list[str]:
-        """Return the words that are the same in all trials: those of the command, and parameters of one value."""
-        words = [word for word in self.command if "=" in word and not word.startswith(("$", "logger="))]
+    def fixed_overrides(self) -> list[str]:
+        """Return the overrides that all trials share: those of the command, and the parameters of one value."""
+        overrides = [word for word in self.command if "=" in word and not word.startswith(("$", "logger="))]
         for name, parameter in self.parameters.items():
-            found = parameter.range(name)
-            if isinstance(found, CategoricalDistribution) and found.single():
-                words.append(word_of(name, found.choices[0]))
-        return words
+            distribution = parameter.to_distribution(name)
+            if isinstance(distribution, CategoricalDistribution) and distribution.single():
+                overrides.append(format_override(name, distribution.choices[0]))
+        return overrides
 
 
 def read_space(path: Path) -> Space:
-    """Read and check a sweep's file.
+    """Read and check the file of a sweep.
 
     Raises:
         DataError: if it cannot be read.
-        ConfigError: if it is not a sweep's; one line that names key, value and what is allowed.
+        ConfigError: if a key or value is not allowed; one line that names both and says what is.
     """
     try:
         content = safe_load(path.read_bytes())
@@ -123,39 +116,16 @@ def read_space(path: Path) -> Space:
     try:
         space = Space.model_validate(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
-        value = "" if fault["type"] == "missing" else f"={written(fault['input'])}"
-        raise ConfigError(f"{path}: {key}{value} is not allowed: {said({**fault, 'loc': ()})}") from error
-    ranges = space.ranges()
-    if space.method == "grid" and any(not isinstance(one, CategoricalDistribution) for one in ranges.values()):
-        raise ConfigError(f"{path}: method=grid needs values for each parameter, and no min and max")
+        raise ConfigError(f"{path}: {format_space_error(error)}") from error
+    distributions = space.distributions().values()
+    if space.method == "grid" and not all(isinstance(each, CategoricalDistribution) for each in distributions):
+        raise ConfigError(f"{path}: method=grid needs values for each parameter, not min and max")
     return space
 
 
-def key_of(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")
-
-
-def read_words(words: list[str]) -> dict[str, Any]:
-    """Read settings as Hydra would, and return their values by key.
-
-    Raises:
-        ConfigError: if one is no setting, or names several values.
-    """
-    found = {}
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException as error:
-            raise ConfigError(f"{word!r} is not allowed: settings are group=choice and key=value") from error
-        if not override.key_or_group or override.is_delete() or override.is_sweep_override():
-            raise ConfigError(f"{word} is not allowed: a setting of all trials has one value")
-        found[override.key_or_group] = override.value()
-    return found
-
-
-def word_of(key: str, value: Plain) -> str:
-    """Write a setting as the command line has it."""
-    plain = isinstance(value, str) and value.isidentifier() and value.lower() not in WORDS
-    return f"{key}={value if plain else written(value)}"
+def format_space_error(error: ValidationError) -> str:
+    """Format the first of pydantic's errors with the key and the value that it is about."""
+    first: dict[str, Any] = dict(error.errors()[0])
+    key = ".".join(str(name) for name in first["loc"] if not str(name).startswith("function-"))
+    value = "" if first["type"] == "missing" else f"={format_value(first['input'])}"
+    return f"{key}{value} is not allowed: {format_validation_error({**first, 'loc': ()})}"

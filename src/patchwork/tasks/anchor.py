@@ -1,7 +1,11 @@
-"""Tell whether a digit of the anchor's class occurs in a sequence, and where (document 001)."""
+"""Detect whether a digit of the anchor's class occurs in a sequence, and where.
+
+Follows the sequence project (anchor), see `docs/references.md`.
+"""
 
 import math
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,117 +13,145 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAUROC
 
-from patchwork.errors import ConfigError
-from patchwork.models import AnchorDetector
-from patchwork.models.ensemble import Detectors, Ensemble, mean_of_laws
-from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task
-from patchwork.tasks.metrics import Accuracy, Share
-from patchwork.tasks.sum import strips
+from patchwork.core.errors import ConfigError
+from patchwork.data.base import Batch, Split
+from patchwork.models.ensemble import AnchorDetectorEnsemble, Ensemble, log_mean_prob
+from patchwork.models.protocols import Locates
+from patchwork.tasks.base import Sample
+from patchwork.tasks.image_sequence import ImageSequenceTask, concat_horizontally
+from patchwork.tasks.metrics import Accuracy, RunningFraction
+from patchwork.tasks.predictions import Predictions
 
 
-class Majority(Share):
-    """The accuracy of always giving the commoner answer: what a model has to beat."""
+class MajorityBaseline(RunningFraction):
+    """The accuracy of always predicting the more frequent answer."""
 
     def update(self, target: Tensor) -> None:
-        """Add answers (B,), true or false."""
-        self.right += target.sum()
+        """Add targets (B,), true or false."""
+        self.correct += target.sum()
         self.total += len(target)
 
     def compute(self) -> Tensor:
-        share = super().compute()
-        return torch.maximum(share, 1 - share)
+        positives = super().compute()
+        return torch.maximum(positives, 1 - positives)
 
 
-class Localisation(Share):
-    """The share of sequences with a match in which the peak of attention is on one."""
+class Localization(RunningFraction):
+    """The fraction of sequences with a match whose attention peaks on a match."""
 
     def update(self, attention: Tensor, match: Tensor) -> None:
-        """Add attention (B, S) and where the matches are (B, S)."""
+        """Add attention weights (B, S) and matches (B, S), true or false."""
         present = match.any(dim=1)
-        self.right += (match.gather(1, attention.argmax(dim=1, keepdim=True)).squeeze(1) & present).sum()
+        peak = attention.argmax(dim=1, keepdim=True)  # (B, 1)
+        self.correct += (match.gather(1, peak).squeeze(1) & present).sum()
         self.total += present.sum()
 
     def compute(self) -> Tensor:
-        return (self.right / self.total.clamp_min(1)).squeeze()  # 0 where nothing could be found
+        return (self.correct / self.total.clamp_min(1)).squeeze()  # 0 if no sequence has a match
 
 
-class LocalisationChance(Localisation):
-    """The localisation that a peak anywhere in a sequence has on average."""
+class RandomLocalization(Localization):
+    """The expected localization of an attention peak at a random image of the sequence."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("right", torch.zeros(1, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(1, dtype=torch.double), dist_reduce_fx="sum")
 
     def update(self, mask: Tensor, match: Tensor) -> None:
-        """Add where there are images (B, S) and where the matches are (B, S)."""
-        self.right += (match.sum(dim=1) / mask.sum(dim=1)).sum()
+        """Add masks (B, S), true where there is an image, and matches (B, S)."""
+        self.correct += (match.sum(dim=1) / mask.sum(dim=1)).sum()
         self.total += match.any(dim=1).sum()
 
 
-class Anchor(Task):
+class Anchor(ImageSequenceTask):
     """Predict whether any image of a sequence shows the digit that the anchor image shows.
 
-    Besides accuracy, the area under the ROC curve is measured, the majority's share, and for a model that attends to
-    images, as its `locate` tells, whether the peak of its attention is on a match; how often it would be by chance
-    stands beside it.
+    Metrics are the accuracy beside that of the majority, and the area under the ROC curve; for a model that attends to
+    images, also how often its attention peaks on a match, beside how often a random peak would.
     """
 
-    needs: ClassVar = ("image", "mask", "anchor", "match", "present")
-    calls: ClassVar = {"forward": ("image", "mask", "anchor")}
-    probes: ClassVar = (*PROBES, "padding", "order")
+    required_keys: ClassVar = ("image", "mask", "anchor", "match", "present")
+    model_interface: ClassVar = {"forward": ("image", "mask", "anchor")}
 
-    def metrics(self) -> dict[str, Metric]:
-        where = (
-            {"localisation": Localisation(), "localisation_chance": LocalisationChance()}
-            if hasattr(self.model, "locate")
-            else {}
-        )
-        return {"accuracy": Accuracy(), "auroc": BinaryAUROC(), "majority": Majority(), **where}
+    def build_metrics(self) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {
+            "accuracy": Accuracy(),
+            "auroc": BinaryAUROC(),
+            "majority_baseline": MajorityBaseline(),
+        }
+        if self.locates:
+            metrics |= {"localization": Localization(), "localization_chance": RandomLocalization()}
+        return metrics
 
-    def outputs(self, batch: Batch) -> Tensor:
-        return self.model(batch["image"], batch["mask"], batch["anchor"])  # (B,)
-
-    def together(self, models: list[nn.Module]) -> nn.Module:
-        located = [hasattr(model, "locate") for model in models]
-        if any(located) and not all(located):
-            raise ConfigError("models of which only some tell where they look are not evaluated as one")
-        kind = Detectors if all(located) else Ensemble
-        return kind(models, lambda said: mean_of_laws(F.logsigmoid(said)) - mean_of_laws(F.logsigmoid(-said)))
-
-    def chance(self, batch: Batch) -> float:
-        return math.log(2)
+    @property
+    def locates(self) -> bool:
+        """Return whether the model attends to images."""
+        return isinstance(self.model, Locates)
 
     def step(self, batch: Batch, split: Split) -> Tensor:
-        present = batch["present"]
+        present = batch["present"]  # (B,)
         if split == "train":
-            said = self.outputs(batch)
+            logits = self.forward(batch)  # (B,)
         else:
-            said, where = self.locate(batch)
-            self.measure(
+            logits, attention = self.locate(batch)
+            self.update_metrics(
                 split,
-                accuracy=(said > 0, present),
-                auroc=(said.sigmoid(), present.long()),
-                majority=(present,),
-                **where,
+                accuracy=(self.predictions(batch, logits).prediction, present),
+                auroc=(logits.sigmoid(), present.long()),
+                majority_baseline=(present,),
             )
-        return F.binary_cross_entropy_with_logits(said, present.float())
+            if attention is not None:
+                match = batch["match"]
+                self.update_metrics(split, localization=(attention, match), localization_chance=(batch["mask"], match))
+        return F.binary_cross_entropy_with_logits(logits, present.float())
 
-    def locate(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        """Return the log-odds (B,), and what there is to measure of the attention."""
-        if not hasattr(self.model, "locate"):
-            return self.outputs(batch), {}
-        said, attention = cast(AnchorDetector, self.model).locate(batch["image"], batch["mask"], batch["anchor"])
-        match = batch["match"]
-        return said, {"localisation": (attention, match), "localisation_chance": (batch["mask"], match)}
+    def locate(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the logits (B,), and the attention weights (B, S) or None."""
+        if isinstance(self.model, Locates):
+            return self.model.locate(*self.model_inputs(batch))
+        return self.forward(batch), None
+
+    def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
+        target = batch["present"].long() if "present" in batch else None
+        log_probs = torch.stack([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=1)  # (B, 2)
+        return self.make_predictions(batch, target, (outputs > 0).long(), log_probs)
+
+    def uniform_loss(self, batch: Batch) -> float:
+        return math.log(2)
+
+    def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
+        locating = [isinstance(model, Locates) for model in models]
+        if any(locating) and not all(locating):
+            raise ConfigError("models with and without attention weights cannot be combined in an ensemble")
+        ensemble = AnchorDetectorEnsemble if all(locating) else Ensemble
+        return ensemble(models, self.average_outputs)
+
+    def average_outputs(self, outputs: Tensor) -> Tensor:
+        return log_mean_prob(F.logsigmoid(outputs)) - log_mean_prob(F.logsigmoid(-outputs))
+
+    @property
+    def averages_log_probs(self) -> bool:  # type: ignore[override]
+        return not self.locates  # localization needs attention weights
+
+    def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
+        return log_probs[:, 1] - log_probs[:, 0]
+
+    def perturbed_inputs(self, batch: Batch) -> Iterator[Batch]:
+        changes = super().perturbed_inputs(batch)
+        yield next(changes)
+        yield {**batch, "anchor": batch["anchor"].roll(1, dims=0)}
+        yield from changes
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         batch = {name: values[:count] for name, values in batch.items()}
-        said, length = self.outputs(batch) > 0, batch["mask"].sum(dim=1) + 1
-        pictures = strips(torch.cat([batch["anchor"][:, None], batch["image"]], dim=1))
-        words = {True: "there", False: "not there"}
+        preds = self.predict_step(batch, 0).prediction
+        lengths = (batch["mask"].sum(dim=1) + 1).tolist()
+        images = concat_horizontally(torch.cat([batch["anchor"][:, None], batch["image"]], dim=1))
+        targets, answers = self.format_answers(batch["present"]), self.format_answers(preds)
         return [
-            Sample(strip[:, :, : end * strip.shape[1]], [words[truth]], [words[guess]], cols=end)
-            for strip, end, truth, guess in zip(
-                pictures, length.tolist(), batch["present"].tolist(), said.tolist(), strict=True
-            )
+            Sample(image[:, :, : length * image.shape[1]], [target], [answer], cols=length)
+            for image, length, target, answer in zip(images, lengths, targets, answers, strict=True)
         ]
+
+    def format_answers(self, answers: Tensor) -> list[str]:
+        return ["there" if present else "not there" for present in answers.tolist()]

@@ -1,9 +1,9 @@
-"""What all tasks share: one step for every split, metrics by name, optimizer and schedule."""
+"""What all tasks share: one step for every split, metrics by name, predictions, optimizer and schedule."""
 
 import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,75 +14,80 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from patchwork.errors import ConfigError, NumericError
+from patchwork.core.errors import ConfigError, NumericError
+from patchwork.data.base import Batch, Split
+from patchwork.models.protocols import HasFeatures
+from patchwork.tasks.predictions import Predictions
 
-Batch = dict[str, Tensor]
-Split = Literal["train", "val", "test"]
-
-PROBES = (
-    "companions",
-    "deterministic",
-    "images",
-    "gradients",
-    "chance",
-    "overfit",
-    "splits",
-    "size",
-)  # see `patchwork.audit`
+BASE_CHECKS = (
+    "batch_independence",
+    "eval_determinism",
+    "input_sensitivity",
+    "gradient_flow",
+    "initial_loss",
+    "overfit_one_batch",
+    "split_leakage",
+)  # see `patchwork.evaluation.audit`
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prediction to look at: a picture and, per cell in reading order, what was expected and what was said.
+    """One prediction to look at: an image and, per cell in reading order, the target and the prediction.
 
-    Where there is nothing to compare with, as the picture itself is the answer, `expected` is None.
+    `target` is None where there is nothing to compare with, as for a generated image.
     """
 
     image: Tensor  # (C, height, width), in [0, 1]
-    expected: Sequence[str] | None
-    predicted: Sequence[str]
+    target: Sequence[str] | None
+    prediction: Sequence[str]
     rows: int = 1
     cols: int = 1
 
 
-def in_range(image: Tensor) -> Tensor:
-    """Bring images of any range to [0, 1], to look at them."""
+def to_unit_range(image: Tensor) -> Tensor:
+    """Rescale images of any range to [0, 1], for display."""
     low, high = image.amin(), image.amax()
     return ((image - low) / (high - low).clamp_min(1e-6)).cpu()
 
 
-def names_of(metric: Metric, name: str) -> list[str]:
-    """Return under which names a metric is logged: its own, or those of the values of a dictionary."""
+def logged_names(metric: Metric, name: str) -> list[str]:
+    """Return the names under which a metric is logged: its own, or those of the values of a dictionary."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nothing was measured yet
+        warnings.simplefilter("ignore")  # compute() before update()
         try:
             values = metric.compute()
-        except ValueError:  # nothing was measured yet
+        except ValueError:  # as some metrics raise before their first update
             return [name]
     return [f"{name.partition('/')[0]}/{key}" for key in values] if isinstance(values, dict) else [name]
 
 
 class Task(pl.LightningModule):
-    """A model, its loss and its metrics.
+    """A model with its loss, metrics and predictions.
 
-    A child gives `step`, `metrics` and `samples`. It names in `needs` what a batch must hold and in `calls` the methods
-    it calls on its model with their arguments, so that data or a model that don't fit are found before anything runs.
-    For the auditor it names the `probes` that apply to it, and gives `outputs` and `chance`; where the model writes
-    token after token, and `causal` and `cache` are among the probes, also `tokens`, `logits`, `written` and
-    `stepwise`.
+    A subclass implements `step`, `build_metrics`, `uniform_loss` and `predictions` (or `predict_step`). It declares in
+    `required_keys` what a batch must hold and in `model_interface` the methods that it calls on its model with their
+    arguments, so that data and models that do not fit are found before anything runs, and in `checks` the checks of
+    `patchwork audit` that apply to it.
 
     Args:
         model: the network.
-        optimizer: makes the optimizer of a module, see `patchwork.optim`.
-        scheduler: makes the schedule of an optimizer, see `patchwork.optim`.
-        monitor: the validation metric that chooses the best checkpoint.
-        mode: whether more of it is better (`max`) or less (`min`).
+        optimizer: makes the optimizer of a module, see `patchwork.training`.
+        scheduler: makes the learning-rate schedule of an optimizer, see `patchwork.training`.
+        monitor: the validation metric that selects the best checkpoint.
+        mode: whether a greater value of it is better (`max`) or a smaller one (`min`).
+
+    Raises:
+        ConfigError: if the model lacks a method that the task calls, or there is no such metric.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("image",)
-    calls: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
-    probes: ClassVar[tuple[str, ...]] = PROBES
-    pictured: ClassVar[str] = "on the test split"  # what `samples` are
+    required_keys: ClassVar[tuple[str, ...]] = ("image",)
+    model_interface: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
+    checks: ClassVar[tuple[str, ...]] = BASE_CHECKS
+    takes_single_images: ClassVar[bool] = True  # whether an image alone can be predicted
+    saves_predictions: ClassVar[bool] = True  # whether a run saves its predictions of the test split
+    samples_title: ClassVar[str] = "on the test split"  # what `samples` shows, after the name of the task
+    averages_log_probs = False  # whether the metrics of an ensemble follow from its members' log-probabilities
+    with_embeddings = False  # whether `predict_step` also returns the model's features
 
     def __init__(
         self,
@@ -94,124 +99,176 @@ class Task(pl.LightningModule):
         mode: Literal["max", "min"] = "max",
     ) -> None:
         super().__init__()
-        self.check_fit(type(model))
+        self.check_model_interface(type(model))
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.monitor = monitor
         self.mode = mode
-        with torch.device("cpu"):  # even of a model on the meta device, which has no numbers
-            measures = MetricCollection({"loss": MeanMetric(), **self.metrics()}, compute_groups=False)
-            names = [name for title, metric in measures.items() for name in names_of(metric, f"val/{title}")]
-        # not saved in checkpoints: a metric starts anew with each evaluation
-        self.on_val, self.on_test = measures.clone(prefix="val/"), measures.clone(prefix="test/")
+        with torch.device("cpu"):  # even if the model is on the meta device, which holds no values
+            metrics = MetricCollection({"loss": MeanMetric(), **self.build_metrics()}, compute_groups=False)
+            names = [logged for name, metric in metrics.items() for logged in logged_names(metric, f"val/{name}")]
+        # not saved in checkpoints: metrics are reset before each evaluation
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
         if monitor not in names:
             raise ConfigError(f"task.monitor={monitor} cannot be monitored: use one of {', '.join(names)}")
 
     @classmethod
-    def check_fit(cls, model: type) -> None:
-        """Raise a `ConfigError` if a class of models lacks what this task calls."""
-        for method, arguments in cls.calls.items():
-            found = getattr(model, method, None)
-            parameters = list(inspect.signature(found).parameters.values())[1:] if found else []
+    def check_model_interface(cls, model: type) -> None:
+        """Raise a `ConfigError` if a class of models lacks a method that this task calls."""
+        for method, arguments in cls.model_interface.items():
+            function = getattr(model, method, None)
+            parameters = list(inspect.signature(function).parameters.values())[1:] if function else []
+            names = [parameter.name for parameter in parameters[: len(arguments)]]
             rest = parameters[len(arguments) :]
-            fits = [parameter.name for parameter in parameters[: len(arguments)]] == list(arguments)
-            if not fits or any(parameter.default is parameter.empty for parameter in rest):
+            if names != list(arguments) or any(parameter.default is parameter.empty for parameter in rest):
                 raise ConfigError(
                     f"model={model.__name__} does not fit task={cls.__name__}, "
                     f"which calls {method}({', '.join(arguments)})"
                 )
 
+    # --- what a subclass implements ---
+
     @abstractmethod
-    def metrics(self) -> dict[str, Metric]:
-        """Make the metrics of one split, by name."""
+    def build_metrics(self) -> dict[str, Metric]:
+        """Return new metrics for one split, by name."""
 
     @abstractmethod
     def step(self, batch: Batch, split: Split) -> Tensor:
-        """Return the mean loss of a batch; on validation and test also `measure` what was predicted."""
+        """Return the mean loss of a batch; on validation and test also update the metrics."""
 
     @abstractmethod
-    def outputs(self, batch: Batch) -> Tensor:
-        """Return what the model says of each sample (B, ...), before any decision."""
+    def uniform_loss(self, batch: Batch) -> float:
+        """Return the expected loss of a uniform prediction, which depends on no image."""
 
-    @abstractmethod
-    def chance(self, batch: Batch) -> float:
-        """Return the loss of a batch that a prediction gets which knows nothing of the images."""
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the raw model outputs (B, …)."""
+        return self.model(*self.model_inputs(batch))
 
-    def together(self, models: list[nn.Module]) -> nn.Module:
-        """Return one network that says what several of this task say on average.
+    def model_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return the values of a batch that the model's `forward` takes."""
+        return tuple(batch[name] for name in self.model_interface["forward"])
 
-        Raises:
-            ConfigError: if that makes no sense.
-        """
-        raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no answers to average")
-
-    def blind(self, batch: Batch) -> float:
-        """Return the loss of a batch that the best prediction gets without its images; as `chance`, if not told."""
-        return self.chance(batch)
-
-    def tokens(self, batch: Batch) -> Tensor:
-        """Return the tokens (B, T) that are to be written."""
-        raise NotImplementedError
-
-    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of each of `tokens` (B, T), given those before it."""
-        raise NotImplementedError
-
-    def written(self, batch: Batch) -> Tensor:
-        """Write tokens (B, T) as the model does, the likeliest each time."""
-        raise NotImplementedError
-
-    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
-        """Return what `logits` does, computed as in writing: one token after the other, the past from caches."""
-        raise NotImplementedError
+    def image_free_loss(self, batch: Batch) -> float:
+        """Return the loss of the best prediction that depends on no image; as a rule, that of a uniform one."""
+        return self.uniform_loss(batch)
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
-        """Return up to `count` predictions of a batch to look at; none where no picture fits the task."""
-        return []
+        """Return up to `count` predictions of a batch to look at: by default, an image each and one answer."""
+        batch = {name: values[:count] for name, values in batch.items()}
+        predictions = self.predict_step(batch, 0)
+        if predictions.target is None:
+            return []
+        targets, answers = self.format_answers(predictions.target), self.format_answers(predictions.prediction)
+        return [
+            Sample(image, [target], [answer])
+            for image, target, answer in zip(to_unit_range(batch["image"]), targets, answers, strict=True)
+        ]
 
-    def measures(self, split: Split) -> MetricCollection:
-        return self.on_val if split == "val" else self.on_test
+    def format_answers(self, answers: Tensor) -> list[str]:
+        """Return targets or predictions (B, …) in human-readable form."""
+        return [str(answer) for answer in answers.tolist()]
 
-    def measure(self, split: Split, **arguments: tuple[Tensor, ...]) -> None:
-        """Add a batch to the metrics of a split: the arguments of each, by its name."""
-        measures = self.measures(split)
+    def perturbed_inputs(self, batch: Batch) -> Iterator[Batch]:
+        """Yield batches with other inputs, on which the outputs must depend; first with the next sample's images."""
+        yield {**batch, "image": batch["image"].roll(1, dims=0)}
+
+    # --- ensembles ---
+
+    def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
+        """Return one network with the mean of several networks' probabilities.
+
+        Raises:
+            ConfigError: if this task has no probabilities to average.
+        """
+        raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no probabilities to average")
+
+    def average_outputs(self, outputs: Tensor) -> Tensor:
+        """Average the raw outputs (M, B, …) of M networks to those of their ensemble (B, …)."""
+        raise NotImplementedError
+
+    def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
+        """Return raw outputs (B, …) that give these log-probabilities (B, C)."""
+        raise NotImplementedError
+
+    # --- predictions ---
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
+        """Predict the samples of a batch, which need not hold targets."""
+        return self.predictions(batch, self.forward(batch))
+
+    def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
+        """Return what the raw outputs of `forward` predict of a batch."""
+        raise NotImplementedError
+
+    def make_predictions(
+        self, batch: Batch, target: Tensor | None, prediction: Tensor, log_probs: Tensor | None = None
+    ) -> Predictions:
+        """Put predictions together with the samples' indices and, with `with_embeddings`, their features."""
+        device = prediction.device
+        index = batch.get("index")
+        image_ids = batch.get("image_ids")
+        return Predictions(
+            index=torch.arange(len(prediction), device=device) if index is None else index,
+            image_ids=torch.full((len(prediction), 1), -1, device=device) if image_ids is None else image_ids,
+            target=target,
+            prediction=prediction,
+            log_probs=log_probs,
+            embedding=self.embed(batch) if self.with_embeddings else None,
+        )
+
+    def embed(self, batch: Batch) -> Tensor | None:
+        """Return the model's features (B, D), or None if it has none."""
+        return self.model.features(batch["image"]) if isinstance(self.model, HasFeatures) else None
+
+    # --- metrics ---
+
+    def metrics_for(self, split: Split) -> MetricCollection:
+        return self.val_metrics if split == "val" else self.test_metrics
+
+    def update_metrics(self, split: Split, **arguments: tuple[Tensor, ...]) -> None:
+        """Update the metrics of a split with a batch: the positional arguments of each, by its name."""
+        metrics = self.metrics_for(split)
         for name, values in arguments.items():
-            measures[name].update(*values)
+            metrics[name].update(*values)
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def eval_step(self, batch: Batch, split: Split) -> None:
+        """Update all metrics of a split with a batch, its loss weighted by its size."""
+        loss = self.step(batch, split)
+        self.metrics_for(split)["loss"].update(loss, weight=len(batch["image"]))
+
+    def log_metrics(self, split: Split) -> None:
+        """Log a split's metrics; the values of one that computes a dictionary are logged as `split/name/key`."""
+        metrics = self.metrics_for(split)
+        # Lightning takes the value named `step` for the loggers' axis, which is then the same as in training
+        position = {"epoch": float(self.current_epoch), "step": float(self.global_step)}
+        self.log_dict({**metrics.compute(), **position}, sync_dist=True)
+        metrics.reset()
+
+    # --- Lightning's hooks ---
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.step(batch, "train")
         self.loss = loss.detach()
         return loss
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        self.evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.eval_step(batch, "val")
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        self.evaluate(batch, "test")
-
-    def evaluate(self, batch: Batch, split: Split) -> None:
-        loss = self.step(batch, split)
-        self.measures(split)["loss"].update(loss, weight=len(next(iter(batch.values()))))
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.eval_step(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        self.report("val")
+        self.log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self.report("test")
-
-    def report(self, split: Split) -> None:
-        """Log a split's metrics; one that has many values, as a dictionary, is logged under `split/name/key`."""
-        collection = self.measures(split)
-        # under the name `step` Lightning takes it for the loggers' axis, which is then the same as in training
-        place = {"epoch": float(self.current_epoch), "step": float(self.global_step)}
-        self.log_dict({**collection.compute(), **place}, sync_dist=True)
-        collection.reset()
+        self.log_metrics("test")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.model)
-        schedule = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        scheduler = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
@@ -219,12 +276,16 @@ class Task(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients together, and stop before a step that would make the weights not finite."""
+        """Clip the total norm of the gradients, and stop before a step that would make weights non-finite.
+
+        Raises:
+            NumericError: if the norm is infinite or NaN.
+        """
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
         if not norm.isfinite():
             raise NumericError(
-                f"the loss is {self.loss.item()} and the gradient's norm {norm.item()} at epoch "
+                f"the loss is {self.loss.item()} and the gradient norm {norm.item()} at epoch "
                 f"{self.current_epoch + 1}, step {self.global_step}: both must be finite; try a smaller optimizer.lr "
                 f"({optimizer.param_groups[0]['lr']:g} now) or "
-                f"trainer.gradient_clip_val ({gradient_clip_val} now); no weights of this step are kept"
+                f"trainer.gradient_clip_val ({gradient_clip_val} now); this step was not applied"
             )

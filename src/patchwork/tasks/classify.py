@@ -1,4 +1,7 @@
-"""Tell which digit an image shows (documents 001 and 003)."""
+"""Classify the digit or the garment that an image shows.
+
+Follows the sequence project (CNN) and the ViT project, see `docs/references.md`.
+"""
 
 import math
 from typing import ClassVar
@@ -8,61 +11,62 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassCalibrationError
 
-from patchwork.models.ensemble import Ensemble, mean_of_laws
-from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
-from patchwork.tasks.metrics import Accuracy, ClassAccuracy
+from patchwork.data.base import Batch, Split
+from patchwork.models.ensemble import Ensemble, log_mean_prob
+from patchwork.tasks.base import BASE_CHECKS, Task
+from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
+from patchwork.tasks.predictions import Predictions
 
 
 class Classify(Task):
     """Predict the class of an image.
 
-    Besides accuracy, overall and by class, the expected calibration error is measured: how far, on average over 15
-    bins of confidence, the share that is right is from the probability that was claimed (Guo et al. 2017,
-    https://arxiv.org/abs/1706.04599).
+    Metrics are the accuracy, overall and by class, and the expected calibration error over 15 bins of confidence (Guo
+    et al. 2017, https://arxiv.org/abs/1706.04599).
 
     Args:
-        num_classes: as the data has.
+        num_classes: number of classes, as in the data.
     """
 
-    needs: ClassVar = ("image", "label")
-    probes: ClassVar = (*PROBES, "positions")
+    required_keys: ClassVar = ("image", "label")
+    checks: ClassVar = (*BASE_CHECKS, "position_sensitivity")
+    averages_log_probs = True
 
     def __init__(self, *, num_classes: int, **task: object) -> None:
         self.num_classes = num_classes
         super().__init__(**task)  # type: ignore[arg-type]
 
-    def metrics(self) -> dict[str, Metric]:
+    def build_metrics(self) -> dict[str, Metric]:
+        classes = {label: str(label) for label in range(self.num_classes)}
         return {
             "accuracy": Accuracy(),
-            "class_accuracy": ClassAccuracy("class_accuracy", {kind: str(kind) for kind in range(self.num_classes)}),
+            "class_accuracy": GroupedAccuracy("class_accuracy", classes),
             "calibration_error": MulticlassCalibrationError(self.num_classes, n_bins=15),
         }
 
-    def outputs(self, batch: Batch) -> Tensor:
-        return self.model(batch["image"])  # (B, num_classes)
-
-    def together(self, models: list[nn.Module]) -> nn.Module:
-        return Ensemble(models, lambda said: mean_of_laws(said.log_softmax(dim=-1)))
-
-    def chance(self, batch: Batch) -> float:
-        return math.log(self.num_classes)
-
     def step(self, batch: Batch, split: Split) -> Tensor:
-        logits, label = self.outputs(batch), batch["label"]
+        logits, label = self.forward(batch), batch["label"]  # (B, num_classes), (B,)
         if split != "train":
-            said = logits.argmax(dim=1)
-            self.measure(
+            preds = self.predictions(batch, logits).prediction
+            self.update_metrics(
                 split,
-                accuracy=(said, label),
-                class_accuracy=(said, label, label),
+                accuracy=(preds, label),
+                class_accuracy=(preds, label, label),
                 calibration_error=(logits.softmax(dim=1), label),
             )
         return F.cross_entropy(logits, label)
 
-    def samples(self, batch: Batch, count: int) -> list[Sample]:
-        image, label = batch["image"][:count], batch["label"][:count]
-        said = self.model(image).argmax(dim=1)
-        return [
-            Sample(picture, [str(truth)], [str(guess)])
-            for picture, truth, guess in zip(in_range(image), label.tolist(), said.tolist(), strict=True)
-        ]
+    def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
+        return self.make_predictions(batch, batch.get("label"), outputs.argmax(dim=1), outputs.log_softmax(dim=1))
+
+    def uniform_loss(self, batch: Batch) -> float:
+        return math.log(self.num_classes)
+
+    def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
+        return Ensemble(models, self.average_outputs)
+
+    def average_outputs(self, outputs: Tensor) -> Tensor:
+        return log_mean_prob(outputs.log_softmax(dim=-1))
+
+    def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
+        return log_probs

@@ -1,4 +1,7 @@
-"""Read the verb form that an icon stands for (document 004)."""
+"""Classify an icon by the verb form that it stands for.
+
+Follows the icons lab, see `docs/references.md`.
+"""
 
 import math
 from functools import reduce
@@ -9,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from patchwork.data.icons import LABELS, PERSONS, TENSES, VERBS
-from patchwork.errors import ConfigError
-from patchwork.models.ensemble import Ensemble, mean_of_laws
-from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
-from patchwork.tasks.metrics import Accuracy, ClassAccuracy
+from patchwork.core.errors import ConfigError
+from patchwork.data.base import Batch, Split
+from patchwork.data.sources.icons import LABELS, PERSONS, TENSES, VERBS
+from patchwork.models.ensemble import Ensemble, log_mean_prob
+from patchwork.tasks.base import BASE_CHECKS, Task
+from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
+from patchwork.tasks.predictions import Predictions
 
 FACTORS = {"tense": ["tense"], "tense_person": ["tense", "person"], "combination": ["verb", "tense", "person"]}
 NAMES = {"verb": list(VERBS), "tense": list(TENSES), "person": list(PERSONS)}
@@ -23,18 +28,19 @@ class Icons(Task):
     """Predict the class of an icon: its tense (5), tense and person (15), or verb, tense and person (300).
 
     Args:
-        label: what a class is.
-        head: `flat` gives each class a logit of its own; `factored` adds one of the verb, one of the tense and one of
-            the person, so that a class is understood which was never seen.
-        holdout: what was kept out of training, as the data has.
-        num_classes: outputs of the model, as the data has.
+        label: what a class consists of.
+        head: `flat` has one logit for each class; `factored` has one for each verb, tense and person and adds them up,
+            so that combinations can be recognized that were not in training.
+        holdout: what was held out of training, as in the data.
+        num_classes: number of the model's outputs, as in the data.
 
     Raises:
-        ConfigError: if these are not as many as `label` and `head` want.
+        ConfigError: if that number does not fit `label` and `head`.
     """
 
-    needs: ClassVar = ("image", "verb", "tense", "person", "held_out")
-    probes: ClassVar = (*PROBES, "positions")
+    required_keys: ClassVar = ("image", "verb", "tense", "person", "held_out")
+    checks: ClassVar = (*BASE_CHECKS, "position_sensitivity")
+    averages_log_probs = True
 
     def __init__(
         self,
@@ -46,71 +52,94 @@ class Icons(Task):
         **task: Any,
     ) -> None:
         self.factors = FACTORS[label]
-        sizes = [LABELS[name] for name in self.factors]
-        wanted = sum(sizes) if head == "factored" else math.prod(sizes)
-        if num_classes != wanted:
+        self.factor_sizes = [LABELS[name] for name in self.factors]
+        self.num_classes = math.prod(self.factor_sizes)
+        num_outputs = sum(self.factor_sizes) if head == "factored" else self.num_classes
+        if num_classes != num_outputs:
             raise ConfigError(
-                f"data.num_classes={num_classes} is not {wanted}, as task.label={label} with head={head} has"
+                f"data.num_classes={num_classes} does not fit task.label={label} with task.head={head}: "
+                f"use {num_outputs}"
             )
         self.head = head
         self.holdout = holdout
         super().__init__(**task)
 
-    def metrics(self) -> dict[str, Metric]:
-        kinds = {0: "seen", 1: "held_out"}
-        unseen = {"combination_accuracy": ClassAccuracy("combination_accuracy", kinds)} if self.holdout else {}
-        return {"accuracy": Accuracy(), **{f"{name}_accuracy": Accuracy() for name in self.factors}, **unseen}
+    def build_metrics(self) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {"accuracy": Accuracy()}
+        metrics |= {f"{name}_accuracy": Accuracy() for name in self.factors}
+        if self.holdout:
+            metrics["combination_accuracy"] = GroupedAccuracy("combination_accuracy", {0: "seen", 1: "held_out"})
+        return metrics
 
-    def outputs(self, batch: Batch) -> Tensor:
-        logits = self.model(batch["image"])
-        if self.head == "factored":
-            parts = logits.split([LABELS[name] for name in self.factors], dim=1)
-            logits = reduce(lambda one, other: (one[:, :, None] + other[:, None]).flatten(1), parts)
-        return logits  # (B, classes)
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits (B, num_classes)."""
+        outputs = self.model(batch["image"])
+        return self.add_factors(outputs) if self.head == "factored" else outputs
 
-    def together(self, models: list[nn.Module]) -> nn.Module:
-        """Average the laws of verb, tense and person each by itself, or with a flat head those of the classes."""
-        sizes = [LABELS[name] for name in self.factors]
-        parts = sizes if self.head == "factored" else [math.prod(sizes)]
+    def add_factors(self, outputs: Tensor) -> Tensor:
+        """Return logits of all combinations (B, Π sizes), given those of the factors side by side (B, Σ sizes)."""
+        return reduce(
+            lambda left, right: (left[:, :, None] + right[:, None]).flatten(1), outputs.split(self.factor_sizes, dim=1)
+        )
 
-        def average(said: Tensor) -> Tensor:
-            return torch.cat([mean_of_laws(logits.log_softmax(dim=-1)) for logits in said.split(parts, dim=-1)], dim=-1)
+    def step(self, batch: Batch, split: Split) -> Tensor:
+        logits, target = self.forward(batch), self.target(batch)
+        if split != "train":
+            preds = self.predictions(batch, logits).prediction
+            factors = self.unravel_classes(preds)
+            self.update_metrics(
+                split,
+                accuracy=(preds, target),
+                **{f"{name}_accuracy": (factors[name], batch[name]) for name in self.factors},
+            )
+            if self.holdout:
+                self.update_metrics(split, combination_accuracy=(preds, target, batch["held_out"]))
+        return F.cross_entropy(logits, target)
 
-        return Ensemble(models, average)
-
-    def chance(self, batch: Batch) -> float:
-        return math.log(math.prod(LABELS[name] for name in self.factors))
+    def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
+        target = self.target(batch) if batch.keys() >= {*self.factors} else None
+        return self.make_predictions(batch, target, outputs.argmax(dim=1), outputs.log_softmax(dim=1))
 
     def target(self, batch: Batch) -> Tensor:
         """Return the class (B,) of each icon."""
-        return reduce(lambda number, name: number * LABELS[name] + batch[name], self.factors, batch["verb"] * 0)
+        target = torch.zeros_like(batch[self.factors[0]])
+        for name, size in zip(self.factors, self.factor_sizes, strict=True):
+            target = target * size + batch[name]
+        return target
 
-    def apart(self, target: Tensor) -> dict[str, Tensor]:
-        """Take classes (B,) apart into their factors (B,) each."""
-        parts = {}
-        for name in reversed(self.factors):
-            parts[name], target = target % LABELS[name], target // LABELS[name]
-        return parts
+    def unravel_classes(self, classes: Tensor) -> dict[str, Tensor]:
+        """Return the verb, tense or person (B,) of classes (B,), as far as they are part of a class."""
+        factors = {}
+        for name, size in zip(reversed(self.factors), reversed(self.factor_sizes), strict=True):
+            factors[name], classes = classes % size, classes // size
+        return factors
 
-    def step(self, batch: Batch, split: Split) -> Tensor:
-        logits, target = self.outputs(batch), self.target(batch)
-        if split != "train":
-            said = logits.argmax(dim=1)
-            parts = {f"{name}_accuracy": (part, batch[name]) for name, part in self.apart(said).items()}
-            unseen = {"combination_accuracy": (said, target, batch["held_out"])} if self.holdout else {}
-            self.measure(split, accuracy=(said, target), **parts, **unseen)
-        return F.cross_entropy(logits, target)
+    def uniform_loss(self, batch: Batch) -> float:
+        return math.log(self.num_classes)
 
-    def samples(self, batch: Batch, count: int) -> list[Sample]:
-        batch = {name: values[:count] for name, values in batch.items()}
-        said, truth = self.words(self.outputs(batch).argmax(dim=1)), self.words(self.target(batch))
-        return [
-            Sample(picture, [want], [guess])
-            for picture, want, guess in zip(in_range(batch["image"]), truth, said, strict=True)
-        ]
+    def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
+        return Ensemble(models, self.average_outputs)
 
-    def words(self, classes: Tensor) -> list[str]:
-        """Name classes (B,)."""
-        parts = self.apart(classes)
-        rows = zip(*(parts[name].tolist() for name in self.factors), strict=True)
-        return [" ".join(NAMES[name][part] for name, part in zip(self.factors, row, strict=True)) for row in rows]
+    def average_outputs(self, outputs: Tensor) -> Tensor:
+        """Average the probabilities of verb, tense and person separately, or with a flat head those of the classes."""
+        sizes = self.factor_sizes if self.head == "factored" else [self.num_classes]
+        averages = [log_mean_prob(logits.log_softmax(dim=-1)) for logits in outputs.split(sizes, dim=-1)]
+        return torch.cat(averages, dim=-1)
+
+    def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
+        """Return logits of the classes, or with a factored head the log-marginals of its independent factors."""
+        if self.head == "flat":
+            return log_probs
+        table = log_probs.unflatten(1, self.factor_sizes)  # (B, *sizes)
+        dims = range(1, table.ndim)
+        marginals = []
+        for dim in dims:
+            others = [other for other in dims if other != dim]
+            marginals.append(table.logsumexp(dim=others) if others else table)
+        return torch.cat(marginals, dim=1)
+
+    def format_answers(self, answers: Tensor) -> list[str]:
+        """Return the names of classes (B,), as in `work infinitive 1sg`."""
+        factors = self.unravel_classes(answers)
+        names = [[NAMES[name][number] for number in factors[name].tolist()] for name in self.factors]
+        return [" ".join(parts) for parts in zip(*names, strict=True)]

@@ -1,114 +1,205 @@
-"""Draw digits: learn the probability of an image, with its class and without (document 002)."""
+"""Learn the distribution of images, with and without their class or a prompt.
+
+Follows the pixel project, see `docs/references.md`.
+"""
 
 import math
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
-from annotated_types import Interval
 from pydantic import NonNegativeFloat
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
-from patchwork.data.stream import generator
-from patchwork.errors import ConfigError
-from patchwork.models.pixel_decoder import PixelDecoder
-from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task
+from patchwork.core.errors import ConfigError
+from patchwork.core.types import Fraction
+from patchwork.data.base import Batch, Split
+from patchwork.data.rng import make_rng
+from patchwork.models.generator import Generator, SamplingOptions, generate
+from patchwork.tasks.autoregressive import AutoregressiveTask
+from patchwork.tasks.base import BASE_CHECKS, Sample
+from patchwork.tasks.predictions import Predictions
 
-Share = Annotated[float, Interval(ge=0, le=1)]
+GREEDY = SamplingOptions(temperature=0)
 
 
-class Pixels(Task):
-    """Learn p(image), p(image | class) and p(image | prompt) with one model.
+@runtime_checkable
+class TokenGenerator(Protocol):
+    """A generator that writes images as tokens (B, N, K), K for each patch, one after the other."""
 
-    Measured are `nll`, −log p(image) in nats an image, and `class_nll`, −log p(image | class), as far as they are
-    learned, and the first of them in `bits_per_pixel`. They are exact, and need nothing but the model's own
-    probabilities.
+    def tokenize(self, image: Tensor) -> Tensor:
+        """Map images (B, 1, height, width) to tokens (B, N, K)."""
+        ...
 
-    A prompt learns what it says by the images that it is told of, and faster by agreeing with the class it asks for.
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, K) to images (B, 1, height, width)."""
+        ...
+
+    def cached_logits(self, image: Tensor, label: Tensor) -> Tensor:
+        """Return the logits (B, N, K, V) of the model's `forward`, computed one token at a time."""
+        ...
+
+
+class Pixels(AutoregressiveTask):
+    """Learn p(image), p(image | class) and p(image | prompt) with one generator.
+
+    Metrics are `nll`, −log p(image), and `class_nll`, −log p(image | class), in nats per image, as far as they are
+    trained, and the first of them as `bits_per_pixel`. They follow from the model's likelihood alone: if it is a bound,
+    so are they, and without a likelihood there are none.
+
+    Prompts are learned from the images that they come with, and faster with a loss that aligns them with the class that
+    they ask for.
 
     Args:
-        unlabelled, prompted: share of training images of which nothing is told, and of those told by a prompt; of the
-            rest the class is told.
-        agreement: weight of the squared distance between what a prompt and its class say; all prompts of a batch are
-            read for it.
+        uncond_prob: fraction of the training images without a condition, for p(image) and classifier-free guidance.
+        prompt_prob: fraction of the training images with a prompt; the rest have their class.
+        alignment_weight: weight of the squared distance between the embeddings of all prompts of a batch and of their
+            classes.
+
+    Raises:
+        ConfigError: if the fractions exceed 1, or do not fit the model's text encoder.
     """
 
-    needs: ClassVar = ("image", "label", "prompt")
-    calls: ClassVar = {"log_likelihood": ("image", "label")}
-    probes: ClassVar = (*PROBES, "causal", "cache")
-    pictured: ClassVar = "drawn, one of each class in turn"
+    required_keys: ClassVar = ("image", "label", "prompt")
+    model_interface: ClassVar = {"loss": ("image", "label"), "sample": ("label", "rng")}
+    takes_single_images: ClassVar = False
+    saves_predictions: ClassVar = False  # a likelihood costs a pass over all tokens of an image
+    samples_title: ClassVar = "generated, one of each class in turn"
 
-    def __init__(self, *, unlabelled: Share, prompted: Share, agreement: NonNegativeFloat = 0.0, **task: Any) -> None:
-        if unlabelled + prompted > 1:
-            raise ConfigError(f"task.prompted={prompted} is too much beside task.unlabelled={unlabelled}: both share 1")
-        self.unlabelled, self.prompted, self.agreement = unlabelled, prompted, agreement
+    def __init__(
+        self, *, uncond_prob: Fraction, prompt_prob: Fraction, alignment_weight: NonNegativeFloat = 0.0, **task: Any
+    ) -> None:
+        if uncond_prob + prompt_prob > 1:
+            raise ConfigError(
+                f"task.uncond_prob + task.prompt_prob = {uncond_prob:g} + {prompt_prob:g} must not exceed 1"
+            )
+        self.uncond_prob = uncond_prob
+        self.prompt_prob = prompt_prob
+        self.alignment_weight = alignment_weight
         super().__init__(**task)
-        reads = cast(PixelDecoder, self.model).text is not None
-        if reads is not (prompted > 0):
-            wanted = "a model that reads, with model.text_depth above 0" if prompted else "model.text_depth=0, too"
-            raise ConfigError(f"task.prompted={prompted} wants {wanted}")
+        if prompt_prob and not self.generator.has_text_encoder:
+            raise ConfigError(f"task.prompt_prob={prompt_prob} needs a text encoder: set model.text_encoder_depth > 0")
+        if not prompt_prob and self.generator.has_text_encoder:
+            raise ConfigError("task.prompt_prob=0 leaves the text encoder untrained: set model.text_encoder_depth=0")
 
     @property
-    def names_classes(self) -> bool:
-        """Whether the model learns what classes are."""
-        return self.unlabelled + self.prompted < 1
+    def generator(self) -> Generator:
+        return cast(Generator, self.model)
 
-    def metrics(self) -> dict[str, Metric]:
-        alone = {"nll": MeanMetric()} if self.unlabelled else {}
-        given = {"class_nll": MeanMetric()} if self.names_classes else {}
-        return {**alone, **given, "bits_per_pixel": MeanMetric()}
+    @property
+    def checks(self) -> tuple[str, ...]:  # type: ignore[override]
+        autoregressive = ("causality", "kv_cache_equivalence") if isinstance(self.model, TokenGenerator) else ()
+        return (*BASE_CHECKS, *autoregressive)
+
+    @property
+    def class_conditional(self) -> bool:
+        """Return whether some training images come with their class."""
+        return self.uncond_prob + self.prompt_prob < 1
+
+    def build_metrics(self) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {}
+        if self.generator.likelihood is None:
+            return metrics
+        if self.uncond_prob:
+            metrics["nll"] = MeanMetric()
+        if self.class_conditional:
+            metrics["class_nll"] = MeanMetric()
+        return {**metrics, "bits_per_pixel": MeanMetric()}
 
     def step(self, batch: Batch, split: Split) -> Tensor:
-        """Return the loss in nats a pixel, and in training what prompts lack in agreement."""
-        image, label = batch["image"], batch["label"]
-        model = cast(PixelDecoder, self.model)
-        none, pixels = torch.full_like(label, model.none), image[0].numel()
+        """Return the loss in nats per pixel, in training with the alignment loss of prompts."""
+        num_pixels = batch["image"][0].numel()
         if split == "train":
-            chance = torch.rand(label.shape, device=label.device)
-            spoken = (chance >= self.unlabelled) & (chance < self.unlabelled + self.prompted)
-            named = torch.where(chance < self.unlabelled, none, label)
-            loss = -model.log_likelihood(image, named, batch["prompt"] * spoken[:, None]).mean() / pixels
-            if self.prompted and self.names_classes:
-                loss = loss + self.agreement * model.disagreement(label, batch["prompt"])
-            return loss
-        told = {"nll": none} if self.unlabelled else {}
-        told |= {"class_nll": label} if self.names_classes else {}
-        with torch.autocast(image.device.type, enabled=False):  # what is measured is exact
-            found = {name: -model.log_likelihood(image, what) for name, what in told.items()}
-            first = next(iter(found.values())) if found else -model.log_likelihood(image, label, batch["prompt"])
-        measured = {name: (values,) for name, values in found.items()}
-        self.measure(split, **measured, bits_per_pixel=(first / pixels / math.log(2),))
-        return first.mean() / pixels
+            return self.training_loss(batch, num_pixels)
+        with torch.autocast(batch["image"].device.type, enabled=False):  # metrics are not rounded to bfloat16
+            losses = {name: self.loss_given(batch, name) for name in self.eval_conditions}
+        first = losses[self.eval_conditions[0]]  # (B,)
+        if self.generator.likelihood is not None:
+            nlls = {name: (loss,) for name, loss in losses.items() if name != "prompt_nll"}
+            self.update_metrics(split, **nlls, bits_per_pixel=(first / num_pixels / math.log(2),))
+        return first.mean() / num_pixels
 
-    def outputs(self, batch: Batch) -> Tensor:
-        return cast(PixelDecoder, self.model).log_likelihood(batch["image"], batch["label"])  # (B,)
+    def training_loss(self, batch: Batch, num_pixels: int) -> Tensor:
+        """Return the loss with a random condition for each image: none, its prompt or its class."""
+        label, prompt = batch["label"], batch["prompt"]
+        choice = torch.rand(label.shape, device=label.device)
+        prompted = (choice >= self.uncond_prob) & (choice < self.uncond_prob + self.prompt_prob)
+        null = torch.full_like(label, self.generator.null_class)
+        classes = torch.where(choice < self.uncond_prob, null, label)
+        loss = self.generator.loss(batch["image"], classes, prompt * prompted[:, None]).mean() / num_pixels
+        if self.prompt_prob and self.class_conditional:
+            loss = loss + self.alignment_weight * self.generator.prompt_alignment_loss(label, prompt)
+        return loss
+
+    @property
+    def eval_conditions(self) -> list[str]:
+        """Return the names of the negative log-likelihoods that are evaluated; the first is the validation loss."""
+        names = ["nll"] if self.uncond_prob else []
+        names += ["class_nll"] if self.class_conditional else []
+        return names or ["prompt_nll"]
+
+    def loss_given(self, batch: Batch, name: str) -> Tensor:
+        """Return −log p, or where there is no likelihood the training loss, of each image (B,) under a condition.
+
+        The condition is none for `nll`, the class for `class_nll` and the prompt for `prompt_nll`.
+        """
+        image, label, prompt = batch["image"], batch["label"], None
+        if name == "nll":
+            label = torch.full_like(label, self.generator.null_class)
+        if name == "prompt_nll":
+            prompt = batch["prompt"]
+        if self.generator.likelihood is None:
+            return self.generator.loss(image, label, prompt)
+        return -self.generator.log_likelihood(image, label, prompt)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return log p(image | class) of each image (B,), or where there is no likelihood the negative loss."""
+        return -self.loss_given(batch, "class_nll")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
+        """Predict log p of each image in nats, under the first of `eval_conditions`; the targets are labels."""
+        with torch.autocast(batch["image"].device.type, enabled=False):
+            log_likelihood = -self.loss_given(batch, self.eval_conditions[0])  # (B,)
+        return self.make_predictions(batch, batch["label"], log_likelihood)
+
+    def uniform_loss(self, batch: Batch) -> float:
+        return math.log(self.generator.num_levels)
+
+    # --- tokens ---
+
+    @property
+    def token_generator(self) -> TokenGenerator:
+        return cast(TokenGenerator, self.model)
 
     def tokens(self, batch: Batch) -> Tensor:
-        return cast(PixelDecoder, self.model).tokenize(batch["image"]).flatten(1)  # (B, N · K)
+        return self.token_generator.tokenize(batch["image"]).flatten(1)  # (B, N · K)
 
     def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
-        return cast(PixelDecoder, self.model)(self.picture(batch, tokens), batch["label"]).flatten(1, 2)
+        return self.model(self.detokenize(batch, tokens), batch["label"]).flatten(1, 2)  # (B, N · K, V)
 
-    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
-        model = cast(PixelDecoder, self.model)
-        return model.stepwise(self.picture(batch, tokens), batch["label"]).flatten(1, 2)  # (B, N · K, V)
+    def generate_tokens(self, batch: Batch) -> Tensor:
+        image = generate(self.generator, batch["label"], torch.Generator(), options=GREEDY)
+        return self.token_generator.tokenize(image).flatten(1)  # (B, N · K)
 
-    def picture(self, batch: Batch, tokens: Tensor) -> Tensor:
-        model = cast(PixelDecoder, self.model)
-        return model.picture(tokens.unflatten(1, (-1, model.symbols))).to(batch["image"].dtype)
+    def cached_logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        return self.token_generator.cached_logits(self.detokenize(batch, tokens), batch["label"]).flatten(1, 2)
 
-    def written(self, batch: Batch) -> Tensor:
-        model = cast(PixelDecoder, self.model)
-        noise = torch.zeros(len(batch["label"]), model.length, model.symbols, 1, device=batch["label"].device)
-        return model.tokenize(model.generate(batch["label"], noise)).flatten(1)
+    def detokenize(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """Return the images (B, 1, height, width) that `tokens` (B, N · K) stand for."""
+        num_patches = self.token_generator.tokenize(batch["image"][:1]).shape[1]
+        patches = tokens.unflatten(1, (num_patches, -1))
+        return self.token_generator.detokenize(patches).to(batch["image"].dtype)
 
-    def chance(self, batch: Batch) -> float:
-        return math.log(cast(PixelDecoder, self.model).levels)
+    # --- display ---
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
-        """Draw one digit of each of the first classes."""
-        model = cast(PixelDecoder, self.model)
-        label = torch.arange(count) % model.none
-        noise = model.noise(count, generator("samples"))
-        image = model.generate(label.to(self.device), noise) / (model.levels - 1)
-        return [Sample(one.cpu(), None, [str(kind)]) for one, kind in zip(image, label.tolist(), strict=True)]
+        """Generate images of the first classes in turn."""
+        label = torch.arange(count) % self.generator.num_classes
+        image = generate(self.generator, label.to(self.device), make_rng("samples")) / (self.generator.num_levels - 1)
+        return [
+            Sample(picture, None, [name]) for picture, name in zip(image.cpu(), self.format_answers(label), strict=True)
+        ]
+
+    def format_answers(self, answers: Tensor) -> list[str]:
+        """Return classes, or log-likelihoods with two decimals, as text."""
+        return [f"{answer:.2f}" if isinstance(answer, float) else str(answer) for answer in answers.tolist()]

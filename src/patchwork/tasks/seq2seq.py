@@ -1,7 +1,9 @@
-"""Read the digits of a grid as a sequence (documents 000 and 003).
+"""Read the digits of a grid in reading order, as a sequence of tokens.
 
-1. Training is teacher-forced: predict each token from the image and the true tokens before it, `<finish>` last.
-2. Validation and test decode greedily, as a user would; teacher forcing flatters.
+1. Training is teacher-forced: predict each token from the image and the true tokens before it, end-of-sequence last.
+2. Validation and test decode greedily, as predictions do; with teacher forcing, accuracies would be too high.
+
+Follows the grid project and the ViT project, see `docs/references.md`.
 """
 
 import math
@@ -13,106 +15,140 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from patchwork.data.base import Batch, Split
 from patchwork.models import EncoderDecoder
-from patchwork.models.ensemble import Readers
-from patchwork.models.transformer import Cache
-from patchwork.tasks.base import PROBES, Batch, Sample, Split, Task, in_range
-from patchwork.tasks.metrics import Accuracy, Share
+from patchwork.models.ensemble import EncoderDecoderEnsemble
+from patchwork.models.transformer import KVCache
+from patchwork.tasks.autoregressive import AutoregressiveTask
+from patchwork.tasks.base import BASE_CHECKS, Sample, to_unit_range
+from patchwork.tasks.metrics import Accuracy, RunningFraction
+from patchwork.tasks.predictions import Predictions
 
 
-class DigitAccuracy(Share):
-    """The share of digits that are right."""
+class DigitAccuracy(RunningFraction):
+    """The fraction of digits that are correct."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add sequences of tokens, both (B, T)."""
-        self.right += (preds == target).sum()
+        self.correct += (preds == target).sum()
         self.total += target.numel()
 
 
-class CellAccuracy(Share):
-    """The share of digits that are right in each cell of the grid, as `row_col` from the top left."""
+class CellAccuracy(RunningFraction):
+    """The fraction of digits that are correct in each cell of the grid, as `row_col` from the top left."""
 
     def __init__(self, rows: int, cols: int) -> None:
         super().__init__(rows * cols)
-        self.places = [f"{row}_{col}" for row in range(rows) for col in range(cols)]
+        self.cells = [f"{row}_{col}" for row in range(rows) for col in range(cols)]
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add sequences of tokens, both (B, rows·cols)."""
-        self.right += (preds == target).sum(dim=0)
+        self.correct += (preds == target).sum(dim=0)
         self.total += len(target)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        shares = self.right / self.total
-        return {f"cell_accuracy/{place}": share for place, share in zip(self.places, shares, strict=True)}
+        accuracies = self.correct / self.total
+        return {f"cell_accuracy/{cell}": value for cell, value in zip(self.cells, accuracies, strict=True)}
 
 
-class Seq2Seq(Task):
-    """Predict the digits of an image in reading order, and that they are finished."""
+class Seq2Seq(AutoregressiveTask):
+    """Predict the digits of an image in reading order, and the end of the sequence."""
 
     model: EncoderDecoder
 
-    calls: ClassVar = {
+    required_keys: ClassVar = ("image", "digits")
+    model_interface: ClassVar = {
         "forward": ("image", "tokens"),
         "encode": ("image",),
         "decode": ("memory", "tokens"),
-        "greedy": ("memory",),
+        "greedy_decode": ("memory",),
     }
+    checks: ClassVar = (*BASE_CHECKS, "position_sensitivity", "causality", "kv_cache_equivalence")
 
-    needs: ClassVar = ("image", "digits")
-    probes: ClassVar = (*PROBES, "positions", "causal", "cache")
-
-    def metrics(self) -> dict[str, Metric]:
+    def build_metrics(self) -> dict[str, Metric]:
         return {
             "sequence_accuracy": Accuracy(),
             "digit_accuracy": DigitAccuracy(),
             "cell_accuracy": CellAccuracy(self.model.rows, self.model.cols),
         }
 
-    def outputs(self, batch: Batch) -> Tensor:
-        return self.logits(batch, self.tokens(batch))  # (B, T + 1, V)
-
-    def tokens(self, batch: Batch) -> Tensor:
-        return F.pad(batch["digits"], (0, 1), value=self.model.finish)  # (B, T + 1)
-
-    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
-        return self.model(batch["image"], F.pad(tokens[:, :-1], (1, 0), value=self.model.start))
-
-    def written(self, batch: Batch) -> Tensor:
-        return self.model.generate(batch["image"])  # (B, T)
-
-    def stepwise(self, batch: Batch, tokens: Tensor) -> Tensor:
-        memory = self.model.encode(batch["image"])  # (B, N, D)
-        caches = [(Cache(tokens.shape[1]), Cache(memory.shape[1])) for _ in self.model.decoder]
-        read = F.pad(tokens[:, :-1], (1, 0), value=self.model.start).split(1, dim=1)
-        return torch.cat([self.model.decode(memory, token, caches) for token in read], dim=1)  # (B, T, V)
-
-    def together(self, models: list[nn.Module]) -> nn.Module:
-        return Readers(cast(list[EncoderDecoder], models))
-
-    def chance(self, batch: Batch) -> float:
-        return math.log(self.model.finish + 1)
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the teacher-forced logits (B, T + 1, V)."""
+        return self.logits(batch, self.tokens(batch))
 
     def step(self, batch: Batch, split: Split) -> Tensor:
-        digits = batch["digits"]  # (B, T)
         memory = self.model.encode(batch["image"])  # (B, N, D)
-        logits = self.model.decode(memory, F.pad(digits, (1, 0), value=self.model.start))  # (B, T + 1, V)
-        target = F.pad(digits, (0, 1), value=self.model.finish)  # (B, T + 1)
+        target = self.tokens(batch)  # (B, T + 1)
+        logits = self.model.decode(memory, self.shift_right(target))  # (B, T + 1, V)
         if split != "train":
-            said = self.model.greedy(memory)
-            self.measure(
-                split, sequence_accuracy=(said, digits), digit_accuracy=(said, digits), cell_accuracy=(said, digits)
+            preds, digits = self.model.greedy_decode(memory), batch["digits"]  # (B, T), (B, T)
+            self.update_metrics(
+                split, sequence_accuracy=(preds, digits), digit_accuracy=(preds, digits), cell_accuracy=(preds, digits)
             )
         return F.cross_entropy(rearrange(logits, "b t v -> (b t) v"), target.flatten())
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
+        """Decode greedily, and return the log-probabilities (B, T, V) of the tokens along that path."""
+        memory = self.model.encode(batch["image"])  # (B, N, D)
+        tokens = self.model.greedy_decode(memory)  # (B, T)
+        logits = self.model.decode(memory, self.shift_right(tokens))  # (B, T, V)
+        finished = self.shift_right(tokens) == self.model.eos_id  # (B, T)
+        only_eos = torch.full_like(logits[0, 0], -torch.inf)
+        only_eos[self.model.eos_id] = 0  # whatever follows the end-of-sequence token is that token
+        log_probs = torch.where(finished[..., None], only_eos, logits.log_softmax(dim=-1))
+        return self.make_predictions(batch, batch.get("digits"), tokens, log_probs)
+
+    def uniform_loss(self, batch: Batch) -> float:
+        return math.log(self.model.eos_id + 1)
+
+    def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
+        return EncoderDecoderEnsemble(cast(list[EncoderDecoder], models))
+
+    # --- tokens ---
+
+    @property
+    def eos_id(self) -> int:
+        return self.model.eos_id
+
+    def shift_right(self, tokens: Tensor) -> Tensor:
+        """Return decoder inputs (B, T) that predict `tokens` (B, T): those before each, after beginning-of-sequence."""
+        return F.pad(tokens[:, :-1], (1, 0), value=self.model.bos_id)
+
+    def tokens(self, batch: Batch) -> Tensor:
+        return F.pad(batch["digits"], (0, 1), value=self.model.eos_id)  # (B, T + 1)
+
+    def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        return self.model(batch["image"], self.shift_right(tokens))
+
+    def generate_tokens(self, batch: Batch) -> Tensor:
+        return self.model.generate(batch["image"])  # (B, T)
+
+    def cached_logits(self, batch: Batch, tokens: Tensor) -> Tensor:
+        memory = self.model.encode(batch["image"])  # (B, N, D)
+        caches = [(KVCache(tokens.shape[1]), KVCache(memory.shape[1])) for _ in self.model.decoder]
+        inputs = self.shift_right(tokens).split(1, dim=1)
+        return torch.cat([self.model.decode(memory, token, caches) for token in inputs], dim=1)  # (B, T, V)
+
+    # --- display ---
+
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         image, digits = batch["image"][:count], batch["digits"][:count]
-        predicted = self.model.generate(image)  # (B, T)
+        preds = self.model.generate(image)  # (B, T)
         return [
-            Sample(picture, self.words(truth), self.words(said), rows=self.model.rows, cols=self.model.cols)
-            for picture, truth, said in zip(in_range(image), digits, predicted, strict=True)
+            Sample(
+                picture,
+                self.token_names(target),
+                self.token_names(tokens),
+                rows=self.model.rows,
+                cols=self.model.cols,
+            )
+            for picture, target, tokens in zip(to_unit_range(image), digits, preds, strict=True)
         ]
 
-    def words(self, tokens: Tensor) -> list[str]:
-        """Write tokens (T,) as a reader would: digits as they are, `<start>` as ^ and `<finish>` as $."""
-        special = {self.model.start: "^", self.model.finish: "$"}
+    def format_answers(self, answers: Tensor) -> list[str]:
+        return ["".join(self.token_names(tokens)) for tokens in answers]
+
+    def token_names(self, tokens: Tensor) -> list[str]:
+        """Return tokens (T,) as text: digits, ^ for beginning-of-sequence and $ for end-of-sequence."""
+        special = {self.model.bos_id: "^", self.model.eos_id: "$"}
         return [special.get(token, str(token)) for token in tokens.tolist()]

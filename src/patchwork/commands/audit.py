@@ -1,0 +1,71 @@
+"""Check that a model has the properties it claims, and print a table; the exit code is 1 if a check fails."""
+
+from patchwork.commands.app import HELP, run_command
+from patchwork.core.errors import ConfigError, PatchworkError
+
+USAGE = """Check that a model has the properties it claims; the exit code is 1 if a check fails.
+
+  patchwork audit [group=choice …] [key=value …]    a new model, untrained
+  patchwork audit run=RUN_DIR                       the trained model of a run
+
+Groups and keys are those of `patchwork train`."""
+VERDICTS = {True: "pass", False: "FAIL", None: "skip"}
+
+
+def command(args: list[str]) -> int:
+    if HELP & {*args}:
+        print(USAGE)
+        return 0
+    return run_command("audit", lambda: audit(args))
+
+
+def audit(overrides: list[str]) -> None:
+    """Check a new model that `overrides` configure, or the trained one of `run=RUN_DIR`.
+
+    Raises:
+        PatchworkError: if a check fails, or as raised by `Run.load` and `build`.
+    """
+    import patchwork.core.fast_import  # noqa: F401
+    from patchwork.core.schema import check_config
+    from patchwork.evaluation.audit.checks import run_checks
+    from patchwork.evaluation.audit.size import model_size
+    from patchwork.runs.build import build
+    from patchwork.runs.compose import compose
+    from patchwork.runs.manifest import check_dataset
+    from patchwork.runs.run import Run
+
+    run_dir = find_run_dir(overrides)
+    if run_dir is not None:
+        run = Run.load(run_dir)
+        task, data, title = run.task, run.data, f"{run_dir}, trained"
+        data.prepare_data()
+        check_dataset(run.manifest, data)
+    else:
+        config = compose(overrides)
+        check_config(config)
+        data, task = build(config)
+        title = f"{type(task).__name__} with {type(task.model).__name__}, untrained"
+        data.prepare_data()
+    print(f"{title}: {model_size(task, data)}")
+    failed = []
+    for name, result in run_checks(task, data, trained=run_dir is not None):
+        print(f"  {VERDICTS[result.passed]}  {name:<22} {result.measured:<44} {result.expected}".rstrip())
+        if result.passed is False:
+            failed.append(name)
+    if failed:
+        raise PatchworkError(f"{len(failed)} of {len(task.checks)} checks failed: {', '.join(failed)}")
+
+
+def find_run_dir(overrides: list[str]) -> str | None:
+    """Return the value of `run=`, or None if there is none.
+
+    Raises:
+        ConfigError: if `run=` is combined with other overrides.
+    """
+    run_dirs = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
+    if not run_dirs:
+        return None
+    for override in overrides:
+        if override != f"run={run_dirs[-1]}":
+            raise ConfigError(f"{override} cannot be combined with run={run_dirs[-1]}, which has its own configuration")
+    return run_dirs[-1]

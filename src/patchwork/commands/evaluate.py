@@ -1,0 +1,71 @@
+"""Measure a run again on the test split, or several runs as an ensemble; score a generative model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from patchwork.commands.app import call_command
+from patchwork.core.errors import ConfigError
+
+
+def command(args: list[str]) -> int:
+    return call_command("evaluate", evaluate, args)
+
+
+def evaluate(
+    *,
+    run: str | Annotated[list[str], MinLen(1)],
+    classifier: str | None = None,
+    num_samples: Annotated[int, Ge(10)] = 10_000,
+    temperature: PositiveFloat = 1.0,
+    guidance: NonNegativeFloat = 1.0,
+) -> None:
+    """Print the test metrics of a run and whether its manifest has the same, or those of several runs as an ensemble.
+
+    A run of task=pixels also gets its scorecard, which is saved in the run directory.
+
+    Args:
+        run: a run directory, or [RUN_DIR,RUN_DIR,…] for an ensemble that averages the runs' probabilities.
+        classifier: a run of task=classify for the classifier-based scores of a generative model.
+        num_samples: images that a generative model generates to be scored.
+        temperature: of these images; likelihoods do not depend on it.
+        guidance: scale of classifier-free guidance of these images; above 1 they are more typical and less diverse.
+
+    Raises:
+        PatchworkError: of the kind that says what is wrong.
+    """
+    import patchwork.core.fast_import  # noqa: F401
+    from patchwork.evaluation.ensemble import evaluate_ensemble
+    from patchwork.evaluation.evaluate import evaluate_run
+    from patchwork.evaluation.scorecard import Scorecard
+    from patchwork.models.generator import SamplingOptions
+    from patchwork.runs.run import Run
+    from patchwork.tasks import Pixels
+
+    generative_only = {"classifier": classifier, "temperature": temperature, "guidance": guidance}
+    if not isinstance(run, str):
+        check_unset(generative_only, "run names several")
+        evaluate_ensemble([Path(run_dir) for run_dir in run])
+        return
+    loaded = Run.load(run)
+    if not isinstance(loaded.task, Pixels):
+        check_unset(generative_only, f"run={run} is not one")
+        evaluate_run(loaded)
+        return
+    scorecard = Scorecard(
+        loaded,
+        Run.load(classifier) if classifier else None,
+        num_samples,
+        SamplingOptions(temperature=temperature, guidance=guidance),
+    )
+    evaluate_run(loaded)
+    scorecard.write()
+
+
+def check_unset(options: dict[str, Any], reason: str) -> None:
+    """Raise a `ConfigError` if an option for generative models is not at its default."""
+    for key, value in options.items():
+        if value not in (None, 1):
+            raise ConfigError(f"{key}={value} is for a single generative model, and {reason}: drop {key}")

@@ -1,0 +1,112 @@
+"""Generate images with a trained model: by class, by a text prompt, or by inpainting a part of an image."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Interval, MinLen
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from patchwork.commands.app import call_command
+from patchwork.core.errors import ConfigError
+
+
+def command(args: list[str]) -> int:
+    return call_command("generate", generate, args)
+
+
+def generate(
+    *,
+    run: str,
+    classes: Annotated[list[NonNegativeInt], MinLen(1)] | None = None,
+    prompt: str | int | None = None,
+    inpaint: NonNegativeInt | str | None = None,
+    mask: str | None = None,
+    num_images: PositiveInt | None = None,
+    temperature: PositiveFloat = 1.0,
+    top_k: PositiveInt | None = None,
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0,
+    guidance: Annotated[float, Ge(0)] = 1.0,
+    particles: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
+    stream: bool = False,
+) -> None:
+    """Generate images with a trained model and write them into a new directory RUN_DIR/generated/NUMBER.
+
+    Args:
+        run: a run directory of task=pixels.
+        classes: classes to generate, in turn; by default all of them.
+        prompt: text that asks for a digit, or for a sum or difference that gives one, as "show me 2 plus four".
+        inpaint: index of a test image, or an image file, of which a part is to be generated anew.
+        mask: which part that is: bottom (the default), right, box, or an image file that is white there.
+        num_images: how many images to generate; by default 64, and 8 with inpaint.
+        temperature: below 1 images are more typical, above 1 more diverse.
+        top_k: sample from the likeliest tokens only, this many; null for all.
+        top_p: sample from the fewest likeliest tokens that have this probability together.
+        guidance: scale of classifier-free guidance; above 1 images match their class or prompt more clearly.
+        particles: particles of the sequential Monte Carlo sampler that inpaints; by default 64.
+        seed: of the samples.
+        stream: show the images in the terminal while they are generated.
+
+    Raises:
+        ConfigError: if the run is not a generative model, or options cannot be combined or used with it.
+        DataError: if an image file cannot be read.
+        ResourceError: if the output cannot be written.
+    """
+    check_options(
+        classes=classes,
+        prompt=prompt,
+        inpaint=inpaint,
+        inpainting_only={"mask": mask, "particles": particles},
+        sampling_only={
+            "temperature": (temperature, 1.0),
+            "top_k": (top_k, None),
+            "top_p": (top_p, 1.0),
+            "guidance": (guidance, 1.0),
+            "stream": (stream, False),
+        },
+    )
+
+    import patchwork.core.fast_import  # noqa: F401
+    from patchwork.models.generator import SamplingOptions
+    from patchwork.runs.generation import ImageRequest, InpaintRequest, generate_images, inpaint_image
+    from patchwork.runs.run import Run
+
+    loaded = Run.load(run)
+    if inpaint is None:
+        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+        text = None if prompt is None else str(prompt)
+        generate_images(loaded, ImageRequest(classes, text, num_images or 64, options, seed), stream=stream)
+    else:
+        request = InpaintRequest(inpaint, mask or "bottom", classes, num_images or 8, particles or 64, seed)
+        inpaint_image(loaded, request)
+
+
+def check_options(
+    *,
+    classes: list[int] | None,
+    prompt: str | int | None,
+    inpaint: str | int | None,
+    inpainting_only: dict[str, object],
+    sampling_only: dict[str, tuple[object, object]],
+) -> None:
+    """Check that options can be combined.
+
+    Args:
+        classes: what to generate,
+        prompt: or this,
+        inpaint: or the image to complete.
+        inpainting_only: options for inpainting, which are None if they are not set.
+        sampling_only: options for generating whole images, each with its default.
+
+    Raises:
+        ConfigError: if they cannot.
+    """
+    if prompt is not None and (classes is not None or inpaint is not None):
+        raise ConfigError(f"prompt={prompt} already says what to generate: drop classes and inpaint")
+    if inpaint is None:
+        for key, value in inpainting_only.items():
+            if value is not None:
+                raise ConfigError(f"{key}={value} is for inpainting: add inpaint, or drop {key}")
+        return
+    for key, (value, default) in sampling_only.items():
+        if value != default:
+            raise ConfigError(f"{key}={value} is not available with inpaint={inpaint}: drop {key}")

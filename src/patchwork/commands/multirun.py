@@ -1,0 +1,216 @@
+"""Several jobs with one command, `-m`: each is a process of its own, whichever launcher starts it.
+
+So a job has its threads, memory and signals to itself, and one that fails or is killed does not stop the others. Jobs
+may run on other machines; what is known of them is in the directory of the multirun:
+
+- `<index>.json`: a job's overrides, status, exit code, run directory and error;
+- `<index>.log`: its output, if jobs run in parallel;
+- `stop`: the number of the signal that stops them all.
+"""
+
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+
+from patchwork.core.errors import Interrupted
+from patchwork.core.job import JOB, read_json, write_json
+from patchwork.core.subprocesses import start
+from patchwork.core.table import format_table
+from patchwork.runs.compose import CONF_DIR
+
+STOP = "stop"
+
+
+# --- the process that leads ------------------------------------------------------------------------------------------
+
+
+class MultirunCallback(Callback):
+    """Remember the directory of the multirun, and let a signal stop its jobs, which save and exit."""
+
+    sweep_dir: ClassVar[Path | None] = None  # of the multirun that this process leads
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir)
+        MultirunCallback.sweep_dir = sweep_dir
+        for path in (*sweep_dir.glob("[0-9]*.json"), sweep_dir / STOP):  # of an earlier multirun there
+            path.unlink(missing_ok=True)
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            if (sweep_dir / STOP).exists():
+                raise Interrupted(signum)
+            name = signal.Signals(signum).name
+            print(f"{name}: stopping; jobs save and exit. Press Ctrl-C again to stop immediately.", file=sys.stderr)
+            sweep_dir.mkdir(parents=True, exist_ok=True)
+            (sweep_dir / STOP).write_text(str(signum))
+
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, stop)
+        if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
+            with open_dict(config.hydra.launcher):
+                config.hydra.launcher.initializer = {
+                    "_target_": "hydra.utils.get_method",
+                    "path": f"{__name__}.ignore_sigint",
+                }
+
+
+def print_summary(sweep_dir: Path) -> int:
+    """Print the jobs of a multirun as a table, and return its exit code: that of the first job that failed."""
+    jobs = sorted((read_json(path) for path in sweep_dir.glob("*.json")), key=lambda job: job["job"])
+    print(f"\n{summary(jobs)}\n")
+    finished = sum(job["status"] == "finished" for job in jobs)
+    hint = "" if finished == len(jobs) else "; the same command with resume=auto runs the missing ones"
+    print(f"{finished} of {len(jobs)} jobs finished; saved in {sweep_dir}{hint}")
+    if (sweep_dir / STOP).exists():
+        return 128 + int((sweep_dir / STOP).read_text())
+    return next((job.get("exit_code", 1) for job in jobs if job["status"] != "finished"), 0)
+
+
+# --- the process that waits for a job --------------------------------------------------------------------------------
+
+
+def run_job() -> None:
+    """Run the job that Hydra has composed as a process of its own, and write down how it ended."""
+    hydra_cfg = HydraConfig.get()
+    sweep_dir, index = Path(hydra_cfg.sweep.dir), hydra_cfg.job.num
+    overrides = [str(override) for override in hydra_cfg.overrides.task]
+    path, log = sweep_dir / f"{index}.json", sweep_dir / f"{index}.log"
+    job = {"job": index, "overrides": overrides}
+    if (sweep_dir / STOP).exists():
+        write_json(path, {**job, "status": "not run"})
+        return
+    write_json(path, {**job, "status": "running"})
+    sequential = hydra_cfg.runtime.choices["hydra/launcher"] == "basic"
+    if not sequential:
+        ignore_sigint()
+    print(f"job {index}: {shlex.join(overrides)}{'' if sequential else f' · {log}'}", flush=True)
+    env = {JOB: str(path.resolve())}
+    if (threads := hydra_cfg.launcher.get("cpus_per_task")) and "OMP_NUM_THREADS" not in os.environ:
+        env["OMP_NUM_THREADS"] = str(threads)
+    start_time = time.monotonic()
+    with nullcontext() if sequential else log.open("wb") as output:
+        child = start("train", [*config_args(), *overrides], env, output)
+        exit_code = wait(child, sweep_dir / STOP, None if sequential else os.getppid())
+    seconds = round(time.monotonic() - start_time, 3)
+    job = read_json(path)
+    write_json(path, {**job, **job_outcome(exit_code, job), "seconds": seconds})
+
+
+def ignore_sigint() -> None:
+    """Let the leading process decide what Ctrl-C means, which a terminal sends to all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def config_args() -> list[str]:
+    """Return the options that point Hydra to the configuration, if it is not the packaged one."""
+    hydra_cfg = HydraConfig.get()
+    paths = {source.provider: source.path for source in hydra_cfg.runtime.config_sources}
+    args = [] if hydra_cfg.job.config_name == "train" else [f"--config-name={hydra_cfg.job.config_name}"]
+    if paths["main"] != str(CONF_DIR):
+        args.append(f"--config-path={paths['main']}")
+    return args + ([f"--config-dir={paths['command-line']}"] if "command-line" in paths else [])
+
+
+def wait(child: subprocess.Popen, stop: Path, parent: int | None) -> int:
+    """Wait for a job and return its exit code; send it the signal that stops all jobs, or SIGTERM if it is orphaned.
+
+    Args:
+        child: the job.
+        stop: the file that holds the number of that signal, once it is there.
+        parent: the process whose end orphans the job; None if there is no such process.
+    """
+    signalled = False
+    try:
+        while True:
+            try:
+                return child.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                orphaned = parent not in (None, os.getppid())
+                if not signalled and (stop.exists() or orphaned):
+                    child.send_signal(int(stop.read_text() or signal.SIGTERM) if stop.exists() else signal.SIGTERM)
+                    signalled = True
+    except BaseException as reason:  # the launcher's time limit, or a second signal
+        child.terminate()
+        exit_code = child.wait()
+        if not isinstance(reason, Exception):
+            raise
+        return exit_code
+
+
+def job_outcome(exit_code: int, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of a job by the exit code of its process and by what the job itself wrote down."""
+    if exit_code == 0:
+        return {"status": "finished", "exit_code": 0} if job.get("done") else {"status": "exited early", "exit_code": 1}
+    exit_code = 128 - exit_code if exit_code < 0 else exit_code
+    names = {128 + signum: signum.name for signum in signal.Signals}
+    status = f"stopped by {names[exit_code]}" if exit_code in names else f"failed ({exit_code})"
+    return {"status": status, "exit_code": exit_code}
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def summary(jobs: list[dict[str, Any]]) -> str:
+    """Lay out jobs as a table: the overrides in which they differ, status, metrics, seconds and run directory.
+
+    Errors follow, and for configurations that were run with several seeds the mean and standard deviation.
+    """
+    overrides = [dict(override.split("=", 1) for override in job["overrides"] if "=" in override) for job in jobs]
+    keys = dict.fromkeys(key for values in overrides for key in values)
+    varied = [key for key in keys if len({values.get(key) for values in overrides}) > 1]
+    rows, errors = [], []
+    by_seed: dict[tuple[tuple[str, str], ...], list[tuple[str, dict[str, float]]]] = {}
+    for job, values in zip(jobs, overrides, strict=True):
+        varied_values = {key: values.get(key, "") for key in varied}
+        manifest = read_json(Path(job["run_dir"], "manifest.json")) if "run_dir" in job else {}
+        metrics = main_metrics(manifest) if job["status"] == "finished" else {}
+        seconds = manifest.get("wall_clock_seconds", job.get("seconds"))
+        rows.append(
+            {
+                "job": str(job["job"]),
+                **varied_values,
+                "status": job["status"],
+                **{name: f"{value:.4f}" for name, value in metrics.items()},
+                "seconds": "" if seconds is None else f"{seconds:.1f}",
+                "run_dir": job.get("run_dir", ""),
+            }
+        )
+        if "error" in job:
+            errors.append(f"job {job['job']}: {job['error']}")
+        if metrics and "seed" in varied_values:
+            seed = varied_values.pop("seed")
+            by_seed.setdefault(tuple(varied_values.items()), []).append((seed, metrics))
+    means = [mean_over_seeds(dict(values), runs) for values, runs in by_seed.items() if len(runs) > 1]
+    last = ("seconds", "run_dir")
+    columns = [*dict.fromkeys(name for row in rows for name in row if name not in last), *last]
+    lines = [format_table(rows, columns), *errors]
+    if means:
+        lines += ["", "mean ± standard deviation over seeds", format_table(means)]
+    return "\n".join(lines)
+
+
+def main_metrics(manifest: dict[str, Any]) -> dict[str, float]:
+    """Return the monitored metric of a run and its test metrics, without those of a single class or cell."""
+    metrics = manifest.get("metrics", {})
+    tested = [name for name in metrics if name.startswith("test/") and name.count("/") == 1]
+    return {name: metrics[name] for name in [manifest.get("monitor"), *tested] if name in metrics}
+
+
+def mean_over_seeds(values: dict[str, str], runs: list[tuple[str, dict[str, float]]]) -> dict[str, str]:
+    """Return one row for runs that differ in their seed alone."""
+    row = {**values, "seeds": ",".join(seed for seed, _ in runs)}
+    for name in runs[0][1]:
+        samples = [metrics[name] for _, metrics in runs]
+        row[name] = f"{statistics.mean(samples):.4f} ± {statistics.stdev(samples):.4f}"
+    return row

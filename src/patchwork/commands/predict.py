@@ -1,0 +1,90 @@
+"""Write a run's predictions of its validation or test samples as a table, one row per sample."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from patchwork.commands.app import call_command
+from patchwork.core.atomic import write_bytes
+from patchwork.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from patchwork.tasks import Predictions, Task
+
+SUFFIXES = (".csv", ".jsonl")
+
+
+def command(args: list[str]) -> int:
+    return call_command("predict", predict, args)
+
+
+def predict(*, run: str, out: str, split: Literal["val", "test"] = "test") -> None:
+    """Write a run's predictions of a split as a table, one row per sample.
+
+    The columns are index (of the sample in the split), image_ids (of the source's images that it is made of), target,
+    prediction, probability (of the prediction) and correct; what a model does not give is empty.
+
+    Args:
+        run: a run directory.
+        out: the file to write, .csv or .jsonl; an existing one is replaced.
+        split: val or test.
+
+    Raises:
+        PatchworkError: of the kind that says what is wrong.
+    """
+    path = Path(out)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"out={out} is not allowed: use a name that ends with {' or '.join(SUFFIXES)}")
+    import patchwork.core.fast_import  # noqa: F401
+    from patchwork.runs.run import Run
+
+    loaded = Run.load(run)
+    predictions = loaded.predictions(split)
+    rows = list(format_rows(loaded.task, predictions))
+    write_bytes(path, (to_csv(rows) if path.suffix == ".csv" else to_jsonl(rows)).encode())
+    correct = predictions.correct
+    accuracy = "" if correct is None else f", {100 * float(correct.double().mean()):.2f} % correct"
+    print(f"{len(predictions)} predictions of the {split} split{accuracy}: {path}")
+
+
+def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, Any]]:
+    """Yield a row for each sample; a value is None where there is none."""
+    unknown = [None] * len(predictions)
+    target, probability, correct = predictions.target, predictions.probability, predictions.correct
+    columns = zip(
+        predictions.index.tolist(),
+        predictions.image_ids.tolist(),
+        unknown if target is None else task.format_answers(target),
+        task.format_answers(predictions.prediction),
+        unknown if probability is None else probability.tolist(),
+        unknown if correct is None else correct.tolist(),
+        strict=True,
+    )
+    for index, image_ids, target_text, prediction, likelihood, is_correct in columns:
+        yield {
+            "index": index,
+            "image_ids": [image_id for image_id in image_ids if image_id >= 0],
+            "target": target_text,
+            "prediction": prediction,
+            "probability": None if likelihood is None else round(likelihood, 6),
+            "correct": is_correct,
+        }
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV, with image ids separated by spaces."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        correct = {None: "", True: "true", False: "false"}[row["correct"]]
+        writer.writerow({**row, "image_ids": " ".join(map(str, row["image_ids"])), "correct": correct})
+    return content.getvalue()
+
+
+def to_jsonl(rows: list[dict[str, Any]]) -> str:
+    """Return rows as JSON, one object per line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)

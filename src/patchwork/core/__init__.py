@@ -1,0 +1,1 @@
+"""What every package uses: errors, the schema of configurations, atomic files, processes. It imports no torch."""

@@ -1,0 +1,276 @@
+"""Check a configuration before anything runs: the signatures of constructors are its schema.
+
+A node with a `_target_` may hold the arguments of that class or function and nothing else, and their annotations say
+which values are allowed. So a model or a task states its configuration once, in its own signature. A target must be
+defined in this package, in the module that belongs to its key: nothing else is imported or called.
+"""
+
+import builtins
+import difflib
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, get_args, get_type_hints
+
+from annotated_types import Interval, MinLen
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
+from typing_extensions import is_protocol
+
+from patchwork.core.errors import ConfigError, one_line
+
+TARGET_PACKAGES = {  # top-level key: the package that defines its targets
+    "task": "patchwork.tasks",
+    "model": "patchwork.models",
+    "data": "patchwork.data",
+    "dataset": "patchwork.data.sources",
+    "optimizer": "patchwork.training.optimizers",
+    "scheduler": "patchwork.training.schedulers",
+    "trainer": "patchwork.training.trainer",
+    "logger": "patchwork.training.loggers",
+    "callbacks": "patchwork.training",
+}
+SCALAR_KEYS: dict[str, Any] = {
+    "task_name": Annotated[str, MinLen(1)] | None,
+    "model_name": Annotated[str, MinLen(1)] | None,
+    "seed": Annotated[int, Interval(ge=0, le=2**32 - 1)],
+    "checkpoint_every_seconds": NonNegativeFloat,
+    "run_dir": Annotated[str, MinLen(1)] | None,
+    "resume": Annotated[str, MinLen(1)] | None,
+}
+REQUIRED_KEYS = ("task", "model", "data", "dataset", "optimizer", "scheduler", "trainer", "seed")
+COLLECTIONS = ("logger", "callbacks")  # groups that hold nodes by name, or null to leave one out
+PARTIAL_GROUPS = ("optimizer", "scheduler", "logger")  # `_partial_`: called once the run has what they need
+RUNTIME_ARGS = {"module", "optimizer", "steps", "run_dir"}  # which the run passes to them
+
+
+def check_config(config: DictConfig) -> None:
+    """Check every key, type and value of a whole configuration.
+
+    Raises:
+        ConfigError: at the first error; one line that names the key, the value and what is allowed.
+    """
+    values = resolve(config)
+    for key, value in sorted(values.items(), key=lambda item: item[0] == "task"):  # the task links to others: last
+        if key in SCALAR_KEYS:
+            check_value(key, value, SCALAR_KEYS[key])
+        elif key not in TARGET_PACKAGES:
+            raise unknown_key_error(key, value, "the configuration", [*SCALAR_KEYS, *TARGET_PACKAGES])
+        elif key in COLLECTIONS:
+            for name, node in check_mapping(key, value or {}).items():
+                if node is not None:
+                    check_node(f"{key}.{name}", node, TARGET_PACKAGES[key])
+                    check_target_type(f"{key}.{name}", node["_target_"], collection_type(key))
+        else:
+            check_node(key, value, TARGET_PACKAGES[key])
+    for key in REQUIRED_KEYS:
+        if key not in values:
+            raise ConfigError(f"{key} is missing from the configuration")
+    check_links(values)
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, all links followed.
+
+    Raises:
+        ConfigError: if a link leads nowhere, or a value is missing.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        raise ConfigError(
+            f"{error.full_key} refers to a key that does not exist: this task, model and data cannot be combined "
+            f"({one_line(error)})"
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def check_links(values: Mapping[str, Any]) -> None:
+    """Check that what the model and the task share with the data is what the data has."""
+    for group in ("model", "task"):
+        for key in values[group].keys() & values["data"].keys() - {"_target_"}:
+            if values[group][key] != values["data"][key]:
+                raise ConfigError(
+                    f"{group}.{key}={format_value(values[group][key])} does not match the data: it is set by "
+                    f"data.{key}, which is {format_value(values['data'][key])}"
+                )
+
+
+def check_node(path: str, node: Any, package: str) -> None:
+    """Check a node that has a `_target_`, and the nodes within it."""
+    check_mapping(path, node)
+    target = find_target(path, node.get("_target_"), package)
+    parameters = signature(target)
+    partial = path.rpartition("task.")[2].partition(".")[0] in PARTIAL_GROUPS
+    if node.get("_partial_", False) is not partial:
+        allowed = "true" if partial else "false, or omitted"
+        raise ConfigError(
+            f"{path}._partial_={format_value(node.get('_partial_'))} is not allowed: it must be {allowed}"
+        )
+    for key in [key for key, (_, required) in parameters.items() if required and key not in node]:
+        raise ConfigError(f"{path}.{key} is missing: {qualified_name(target)} requires it")
+    for key, value in node.items():
+        if key in ("_target_", "_partial_"):
+            continue
+        if key not in parameters:
+            raise unknown_key_error(f"{path}.{key}", value, path, parameters)
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_node(f"{path}.{key}", value, TARGET_PACKAGES.get(key, package))
+            check_target_type(f"{path}.{key}", value["_target_"], parameters[key][0])
+        else:
+            check_value(f"{path}.{key}", value, parameters[key][0])
+
+
+def check_target_type(path: str, name: str, annotation: Any) -> None:
+    """Check that a nested `_target_` is of the class that its parent takes there."""
+    module, _, attribute = name.rpartition(".")
+    target = vars(importlib.import_module(module))[attribute]
+    allowed = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    allowed = [kind for kind in allowed if kind is not type(None) and not is_protocol(kind)]
+    if isinstance(target, type) and allowed and not issubclass(target, tuple(allowed)):
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise ConfigError(f"{path}._target_={name} is not allowed: it must be a {names}")
+
+
+def collection_type(group: str) -> type:
+    """Return the class of the nodes of a group."""
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers import Logger
+
+    return {"callbacks": Callback, "logger": Logger}[group]
+
+
+def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be a mapping")
+    return value
+
+
+def check_value(path: str, value: Any, annotation: Any) -> None:
+    """Check a value against a type annotation, without conversion between strings, numbers and booleans."""
+    for item in iter_nested(value):
+        if isinstance(item, Mapping) and any(str(key).startswith("_") for key in item):
+            raise ConfigError(f"{path}={format_value(value)} is not allowed: use plain values, with no _target_")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be finite")
+    try:
+        adapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        allowed = dict.fromkeys(format_validation_error(details) for details in error.errors())
+        raise ConfigError(f"{path}={format_value(value)} is not allowed: {' or '.join(allowed)}") from error
+
+
+def format_validation_error(details: Mapping[str, Any]) -> str:
+    """Format one of pydantic's errors, with the place of the value in a list or mapping."""
+    message = str(details["msg"]).replace("Input", "it")
+    parts = [str(part) for part in details["loc"] if isinstance(part, int) or str(part).isidentifier()]
+    location = ".".join(part for part in parts if part not in vars(builtins))  # a union's types are not places
+    return f"{location} {message}" if location else message
+
+
+def iter_nested(value: Any) -> Iterator[Any]:
+    """Yield a value and all values within it."""
+    yield value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from iter_nested(item)
+
+
+def adapter(annotation: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
+    except PydanticUserError:  # a type with a configuration of its own
+        return TypeAdapter(annotation)
+
+
+def find_target(path: str, name: Any, package: str) -> Any:
+    """Return the class or optimizer function that a `_target_` names.
+
+    Raises:
+        ConfigError: if `package` does not define it; nothing outside of this package is imported or called.
+    """
+    module, _, attribute = str(name).rpartition(".")
+    target = None
+    if within(module, package) and module in modules():
+        target = vars(importlib.import_module(module)).get(attribute)
+    functions = (TARGET_PACKAGES["optimizer"], TARGET_PACKAGES["scheduler"])  # other targets are classes
+    is_function = inspect.isfunction(target) and package in functions
+    defined_there = within(getattr(target, "__module__", ""), package)
+    is_class = isinstance(target, type) and not inspect.isabstract(target)
+    if not (is_class or is_function) or needs_runtime_args(target) or not defined_there:
+        raise ConfigError(f"{path}._target_={name} is not allowed: it must be defined in {package}")
+    return target
+
+
+def within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
+
+
+def needs_runtime_args(target: Any) -> bool:
+    """Return whether a target takes positional arguments that neither a configuration nor the run can pass."""
+    return not RUNTIME_ARGS.issuperset(
+        parameter.name
+        for parameter in inspect.signature(target).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+    )
+
+
+def qualified_name(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+@cache
+def modules() -> frozenset[str]:
+    """Return the names of the modules of this package, without importing them."""
+    import patchwork
+
+    return frozenset(module.name for module in pkgutil.walk_packages(patchwork.__path__, "patchwork."))
+
+
+@cache
+def signature(target: Any) -> dict[str, tuple[Any, bool]]:
+    """Return the annotation of each keyword parameter of a target, and whether it is required.
+
+    Parameters of the parents are included where a constructor passes `**kwargs` on to them.
+    """
+    functions = (
+        [vars(parent)["__init__"] for parent in target.__mro__ if "__init__" in vars(parent)]
+        if isinstance(target, type)
+        else [target]
+    )
+    parameters: dict[str, tuple[Any, bool]] = {}
+    for function in functions:
+        function = inspect.unwrap(function)
+        hints = get_type_hints(function, include_extras=True)
+        signature_parameters = inspect.signature(function).parameters.values()
+        for parameter in signature_parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                required = parameter.default is parameter.empty
+                parameters.setdefault(parameter.name, (hints.get(parameter.name, Any), required))
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature_parameters):
+            break
+    return parameters
+
+
+def unknown_key_error(path: str, value: Any, owner: str, known: Iterable[str]) -> ConfigError:
+    """Return the error of an unknown key, which suggests the closest known one."""
+    known = sorted(name for name in known if not name.startswith("_"))
+    close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    keys = f"its keys are {', '.join(known)}" if known else "it has no keys"
+    return ConfigError(f"{path}={format_value(value)} is not a key of {owner}{hint}; {keys}")
+
+
+def format_value(value: Any) -> str:
+    """Format a value as it is written on the command line."""
+    constants = {None: "null", True: "true", False: "false"}
+    return constants[value] if value is None or isinstance(value, bool) else repr(value)

@@ -1,0 +1,109 @@
+"""What all data modules over an image source share: the source, its splits, augmentation and normalization."""
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Interval
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchwork.core.errors import ConfigError
+from patchwork.data.base import BaseDataModule, Batch, Split
+from patchwork.data.sources.base import ImageSourceConfig, LabelledImages
+from patchwork.data.transforms import RandomAffineElastic
+
+
+class ImageSourceDataModule(BaseDataModule):
+    """A data module whose samples are made of a source's images; a child composes them in `make_batch`.
+
+    Training, validation and test samples are made of different images. Validation and test samples are sampled once, by
+    a fixed seed, so that runs can be compared sample by sample.
+
+    Args:
+        dataset: the configured source of images.
+        num_classes: classes below this number are used.
+        in_channels: of an image, as the source has.
+        augment: random transform of every training image by itself, or null.
+    """
+
+    image_size: int  # set by the child; the source's images are resized to it if they differ
+
+    def __init__(
+        self,
+        *,
+        dataset: ImageSourceConfig,
+        num_classes: Annotated[int, Interval(ge=2, le=10)] = 10,
+        in_channels: Literal[1, 3] = 1,
+        augment: RandomAffineElastic | None = None,
+        **base: object,
+    ) -> None:
+        super().__init__(**base)  # type: ignore[arg-type]
+        self.dataset = dataset
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.augment = augment
+
+    def prepare_data(self) -> None:
+        """Load the source before any process is started, so that a missing file is found early."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the source once and sample what validation and test consist of.
+
+        Raises:
+            PatchworkError: if the source cannot be loaded.
+            ConfigError: if the source has other channels, or too few images or classes.
+        """
+        if hasattr(self, "source"):
+            return
+        source = self.dataset.load()
+        if source.num_channels != self.in_channels:
+            raise ConfigError(
+                f"data.in_channels={self.in_channels} is not allowed: use {source.num_channels}, "
+                f"as dataset={source.name} has"
+            )
+        source_splits: dict[Split, LabelledImages] = {"train": source.train, "val": source.val, "test": source.test}
+        self.splits = {split: self.filter_and_resize(images) for split, images in source_splits.items()}
+        self.source_indices = {  # of the splits' images in those of the source
+            split: (images.labels < self.num_classes).nonzero().squeeze(1) for split, images in source_splits.items()
+        }
+        self.source = source
+        self.build_eval_samples()
+
+    @abstractmethod
+    def build_eval_samples(self) -> None:
+        """Sample what validation and test consist of, once the source is loaded."""
+
+    def source_images(self, split: Split) -> Tensor:
+        return self.splits[split].images
+
+    def filter_and_resize(self, source: LabelledImages) -> LabelledImages:
+        """Return the images of classes below `num_classes`, of the configured size."""
+        keep = source.labels < self.num_classes
+        images, labels = (source.images, source.labels) if keep.all() else (source.images[keep], source.labels[keep])
+        if images.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+            images = images.round().clamp(0, 255).byte()
+        return LabelledImages(images, labels)
+
+    def sample_augmentation(self, split: Split, *shape: int, rng: torch.Generator) -> Tensor | None:
+        """Sample augmentation parameters (*shape, P) for training images; None where nothing is augmented."""
+        return self.augment.sample_params(*shape, rng=rng) if self.augment and split == "train" else None
+
+    def augmented_images(self, split: Split, indices: Tensor, params: Tensor | None) -> Tensor:
+        """Return the images (n, C, H, W) of `indices` (n,), from 0 to 255, transformed by `params` (n, P) if given."""
+        images = self.splits[split].images[indices].float()
+        return self.augment(images, params) if self.augment and params is not None else images
+
+    def sample_ids(self, split: Split, index: Tensor, indices: Tensor) -> Batch:
+        """Return `index` and `image_ids` of samples, see `BaseDataModule`.
+
+        Args:
+            split: of the samples.
+            index: of each sample in its split (B,).
+            indices: of the images that each sample is made of (B, K), negative where there is none.
+        """
+        image_ids = self.source_indices[split][indices.clamp_min(0)]
+        return {"index": index, "image_ids": image_ids.where(indices >= 0, -1)}

@@ -1,0 +1,130 @@
+"""Find, download and load a data set in the format of MNIST."""
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from annotated_types import Interval
+from pydantic import NonNegativeInt
+
+from patchwork.core.errors import DataError
+from patchwork.data.sources.base import ImageSource, check_fold, split_source, validation_indices
+from patchwork.data.sources.download import download
+from patchwork.data.sources.idx import IdxDataset, NotFoundError, holds_some, missing_files, read_arrays
+
+
+def search_roots() -> list[Path]:
+    """Return the working directory and, last, the checkout that contains this package, if it is in one."""
+    checkout = Path(__file__).resolve().parents[4]
+    return list(dict.fromkeys([Path.cwd(), *([checkout] if (checkout / "pyproject.toml").is_file() else [])]))
+
+
+class IdxSource:
+    """A data set of 60,000 training and 10,000 test images of 28×28, found on this machine or downloaded.
+
+    It is looked for in this order:
+
+    1. `root`, then the environment variable: the first that is set must hold the data set.
+    2. `data/<name>`, then `../shared/data/<name>`, relative to the working directory and to the checkout.
+    3. Where a system package installs it, if there is one.
+    4. The mirrors; a download is written to `data/<name>`.
+
+    Args:
+        root: directory to read; no other is searched.
+        download: whether to download what is not found.
+        validation: images of the training part that are for validation, if `folds` is null.
+        folds: cut the training part into this many folds instead, for cross-validation.
+        fold: the fold that is for validation, from 0.
+
+    Raises:
+        ConfigError: if `folds` and `fold` do not fit together.
+    """
+
+    dataset: ClassVar[IdxDataset]
+    mean: ClassVar[float]
+    std: ClassVar[float]
+    class_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        download: bool = True,
+        validation: Annotated[int, Interval(ge=1, le=59_999)] = 5000,
+        folds: Annotated[int, Interval(ge=2, le=1000)] | None = None,
+        fold: NonNegativeInt | None = None,
+    ) -> None:
+        check_fold(folds, fold)
+        self.root = root
+        self.download = download
+        self.validation = validation
+        self.folds = folds
+        self.fold = fold
+
+    def load(self) -> ImageSource:
+        """Find, check and split the data set.
+
+        Raises:
+            NotFoundError: if it is not on this machine and cannot be downloaded.
+            DataError: if it is damaged, or not in the directory that was named.
+            ResourceError: if the download cannot be written.
+            ConfigError: if `validation` leaves nothing to train on.
+        """
+        arrays = read_arrays(self.dataset, self.find())
+        validation = validation_indices(len(arrays[0]), self.validation, self.folds, self.fold)
+        return split_source(
+            self.dataset.name, arrays, validation, mean=self.mean, std=self.std, class_names=self.class_names
+        )
+
+    def find(self) -> Path:
+        """Return the first directory that holds the data set, downloading it if needed; contents are not checked.
+
+        Raises:
+            NotFoundError: if there is none and no mirror has it.
+            DataError: if a directory that was named does not hold it, or one holds a part of it.
+            ResourceError: if the download cannot be written.
+        """
+        named = self.named_directory()
+        if named is not None:
+            return named
+        directories = self.search_path()
+        for directory in directories:
+            if not missing_files(self.dataset, directory):
+                return directory
+        try:
+            if not self.download:
+                raise NotFoundError("dataset.download is false")
+            return download(self.dataset, search_roots()[-1] / "data" / self.dataset.name)
+        except NotFoundError as reason:
+            for directory in directories:
+                if holds_some(self.dataset, directory):  # an incomplete data set is damaged, not absent
+                    missing = ", ".join(missing_files(self.dataset, directory))
+                    raise DataError(f"{directory} lacks {missing} ({reason}); {self.dataset.remedy}") from reason
+            searched = ", ".join(map(str, directories))
+            raise NotFoundError(
+                f"{self.dataset.title} is not in {searched}, and was not downloaded ({reason}); {self.dataset.remedy}"
+            ) from reason
+
+    def named_directory(self) -> Path | None:
+        """Return the directory that `root` or the environment variable names, or None.
+
+        Raises:
+            DataError: if it does not hold the data set.
+        """
+        variable = self.dataset.variable
+        for key, value in (("dataset.root", self.root), (variable, os.environ.get(variable) or None)):
+            if value is None:
+                continue
+            directory = Path(os.path.expanduser(value))
+            missing = missing_files(self.dataset, directory) if directory.is_dir() else []
+            if missing or not directory.is_dir():
+                reason = f"lacks {', '.join(missing)}" if missing else "is not a directory"
+                raise DataError(f"{key}={value!r} {reason}: use a directory with {self.dataset.containers}")
+            return directory
+        return None
+
+    def search_path(self) -> list[Path]:
+        """Return the directories to search."""
+        relative = (f"data/{self.dataset.name}", f"../shared/data/{self.dataset.name}")
+        system = self.dataset.system_dir
+        return [root / path for path in relative for root in search_roots()] + ([system] if system else [])

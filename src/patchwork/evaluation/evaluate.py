@@ -1,0 +1,20 @@
+"""Measure a finished run on its test split again."""
+
+from patchwork.runs.run import Run
+
+
+def evaluate_run(run: Run) -> None:
+    """Print the test metrics of a run, each with whether it equals the one in the run's manifest.
+
+    Raises:
+        DataError: if the data set found now is not the one that the run was trained on.
+    """
+    recorded = run.manifest.get("metrics", {})
+    for name, value in run.evaluate().items():
+        if name not in recorded:
+            note = ""
+        elif recorded[name] == value:
+            note = "as before"
+        else:
+            note = f"was {recorded[name]:.6f}"
+        print(f"{name:<28} {value:.6f}  {note}".rstrip())

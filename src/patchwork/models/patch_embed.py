@@ -1,0 +1,117 @@
+"""Images to patch embeddings, linearly or after a convolutional stem."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal, NotRequired
+
+import torch
+from einops import rearrange
+from pydantic import ConfigDict, PositiveInt
+from torch import Tensor, nn
+from typing_extensions import TypedDict
+
+
+class ConvLayer(TypedDict):
+    """One layer of a stem: a convolution, its stride, and the width of a max-pool after it; both default to 1."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    channels: PositiveInt
+    kernel: PositiveInt
+    stride: NotRequired[PositiveInt]
+    pool: NotRequired[PositiveInt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvStem:
+    """Specification of a convolutional stem, from which a model builds its own layers.
+
+    A stem sees strokes before patches are cut (Xiao et al. 2021, https://arxiv.org/abs/2106.14881). Each layer is a
+    convolution, batch normalization, optional max-pooling and ReLU.
+
+    Args:
+        layers: the layers, from the image on; none embeds the pixels of a patch linearly.
+        precision: `bf16` computes stem and patch projection in bfloat16, which is faster on recent CPUs and GPUs; 32
+            computes them in the precision of the model.
+
+    Raises:
+        ValueError: if a kernel is even.
+    """
+
+    layers: list[ConvLayer]
+    precision: Literal["bf16", 32] = 32
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if layer["kernel"] % 2 == 0:
+                raise ValueError(f"kernel={layer['kernel']} is even: an odd kernel keeps the map centered on the image")
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per pixel of the output, along one axis."""
+        return math.prod(layer.get("stride", 1) * layer.get("pool", 1) for layer in self.layers)
+
+    def build(self, in_channels: int) -> nn.Sequential:
+        """Return new layers that map (B, in_channels, height, width) to (B, C, height/stride, width/stride)."""
+        modules: list[nn.Module] = []
+        for layer in self.layers:
+            channels, kernel, pool = layer["channels"], layer["kernel"], layer.get("pool", 1)
+            modules += [
+                nn.Conv2d(in_channels, channels, kernel, layer.get("stride", 1), kernel // 2, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.MaxPool2d(pool) if pool > 1 else nn.Identity(),  # the same as after ReLU, on a smaller map
+                nn.ReLU(),
+            ]
+            in_channels = channels
+        return nn.Sequential(*modules)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into square patches and embed each of them.
+
+    Args:
+        image_size: height and width in pixels.
+        patch_size: side of a patch in pixels of the image, with or without a stem.
+        in_channels: channels of the image.
+        embed_dim: width D of the embeddings.
+        stem: convolutional stem; None embeds the pixels of a patch linearly.
+
+    Raises:
+        ValueError: if the patches do not divide the image, or the stem's stride does not divide the patches.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        embed_dim: int,
+        stem: ConvStem | None = None,
+    ) -> None:
+        super().__init__()
+        stem = stem or ConvStem(layers=[])
+        height, width = image_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide the image of {height}×{width} pixels")
+        if patch_size % stem.stride:
+            raise ValueError(f"patch_size={patch_size} is not a multiple of {stem.stride}, the stride of the stem")
+        channels = stem.layers[-1]["channels"] if stem.layers else in_channels
+        kernel = patch_size // stem.stride
+        self.image_size = image_size
+        self.grid = (height // patch_size, width // patch_size)
+        self.precision = stem.precision
+        self.stem = stem.build(in_channels)
+        self.proj = nn.Conv2d(channels, embed_dim, kernel, kernel)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fastest layout for convolutions
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (B, C, height, width) to patch embeddings (B, N, D) in raster order."""
+        if image.shape[2:] != self.image_size:
+            raise ValueError(f"expected images of {self.image_size} pixels, got {tuple(image.shape[2:])}")
+        low_precision = self.precision == "bf16"
+        with torch.autocast(image.device.type, torch.bfloat16) if low_precision else nullcontext():
+            x = self.stem(image.contiguous(memory_format=torch.channels_last))  # (B, C', height/stride, width/stride)
+            x = self.proj(x)  # (B, D, rows, cols)
+        return rearrange(x, "b d h w -> b (h w) d").to(image.dtype)  # (B, N, D)

@@ -1,0 +1,1 @@
+"""A run directory: compose a configuration, build it, train it, load it again, predict with it."""

@@ -1,0 +1,72 @@
+"""From a configuration to objects."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from patchwork.core.errors import ConfigError, PatchworkError, one_line
+from patchwork.data import BaseDataModule
+from patchwork.tasks import Task
+
+
+def build(config: DictConfig) -> tuple[BaseDataModule, Task]:
+    """Return the data module, which reads nothing yet, and the task with its model, initialized by the seed.
+
+    It seeds the global random generators.
+
+    Raises:
+        ConfigError: if values cannot be combined.
+    """
+    pl.seed_everything(config.seed, verbose=False)
+    try:
+        data, task = instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
+        task.optimizer(task.model)  # so that its errors are found now and not at the first step
+        missing = [key for key in task.required_keys if key not in data.batch_keys]
+        if missing:
+            raise ConfigError(
+                f"data={type(data).__name__} does not fit task={type(task).__name__}: its batches lack "
+                f"{', '.join(missing)}"
+            )
+        return data, task
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {one_line(error)}") from error
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and not isinstance(cause, PatchworkError):
+            key = re.search(r"full_key: (\S+)", str(error))
+            name = key[1].removeprefix("task.") if key else "configuration"
+            raise ConfigError(f"{name}: {one_line(cause)}") from error
+        raise cause or error from None
+
+
+@contextmanager
+def preserve_rng() -> Iterator[None]:
+    """Restore the states of the global random generators at the end, which Lightning's does not after an error."""
+    isolation = isolate_rng()
+    isolation.__enter__()
+    try:
+        yield
+    finally:
+        isolation.__exit__(None, None, None)
+
+
+def instantiate_group(config: DictConfig, group: str) -> list[Any]:
+    """Return the objects that a group lists by name, without those set to null."""
+    nodes = config[group] or {}
+    return [instantiate(nodes[name], _convert_="all") for name in nodes if nodes[name] is not None]
+
+
+def check_loggers(loggers: list[Any]) -> None:
+    """Raise a `ConfigError` if a logger needs a package that is not installed."""
+    for make_logger in loggers:
+        package = getattr(make_logger.func, "package", None)
+        if package and find_spec(package) is None:
+            raise ConfigError(f"logger={package} needs the package {package}, which is not installed")

@@ -1,0 +1,50 @@
+"""Train selected parameters again with new seeds."""
+
+import statistics
+from pathlib import Path
+
+from patchwork.core.overrides import override_key
+from patchwork.core.table import format_table
+from patchwork.runs.manifest import read_manifest
+from patchwork.sweep.compose import SweepConfig
+from patchwork.sweep.jobs import Job, run_all, threads_per_job
+from patchwork.sweep.results import ParamsResult
+
+
+def retrain(sweep: SweepConfig, selected: ParamsResult, sweep_dir: Path, *, count: int, n_jobs: int) -> None:
+    """Train selected parameters with `count` seeds that no trial had, and print the mean of each metric."""
+    first = 1 + max([sweep.base_config.seed, *(trial.params.get("seed", 0) for trial in selected.trials)])
+    overrides = [each for each in sweep.trial_overrides(selected.params) if override_key(each) != "seed"]
+    threads = threads_per_job(min(n_jobs, count))
+    number = selected.trials[0].number
+    jobs = [
+        Job([*overrides, f"seed={seed}"], sweep_dir / "retrained" / f"{number:03}-seed-{seed}", threads)
+        for seed in range(first, first + count)
+    ]
+    seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+    print(f"\nretraining with {seeds}")
+    run_all(jobs, n_jobs)
+    rows = mean_metrics(jobs)
+    if rows:
+        print(format_table(rows, right=("mean",)))
+
+
+def mean_metrics(jobs: list[Job]) -> list[dict[str, str]]:
+    """Return the mean and standard deviation of each metric over jobs, and print which jobs failed."""
+    values: dict[str, list[float]] = {}
+    for job in jobs:
+        manifest = read_manifest(job.run_dir)
+        if manifest.get("status") != "finished":
+            print(f"{job.run_dir} failed: {job.error()}")
+            continue
+        for name, value in manifest["metrics"].items():
+            if name.count("/") == 1:  # not those of a single class or cell
+                values.setdefault(name, []).append(value)
+    return [
+        {
+            "metric": name,
+            "mean": f"{statistics.fmean(samples):.6f}",
+            "± seeds": f"{statistics.stdev(samples):.4f}" if len(samples) > 1 else "",
+        }
+        for name, samples in values.items()
+    ]

@@ -1,0 +1,1 @@
+"""What trains a task: the Trainer, its callbacks, loggers and checkpoints, optimizers and schedules."""

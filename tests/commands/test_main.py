@@ -1,0 +1,100 @@
+"""`patchwork <command>`: the list of commands, their help, and what the help of `patchwork train` names."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import yaml
+from helpers import CONF, ROOT, choices
+
+from patchwork.__main__ import COMMANDS, main
+from patchwork.core.schema import SCALAR_KEYS
+
+COMMAND_HELP = """
+import contextlib, io, json, sys
+from patchwork.__main__ import COMMANDS, main
+
+texts, codes = {}, {}
+for name in COMMANDS:
+    sys.argv = ["patchwork", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            main()
+        except SystemExit as error:
+            codes[name] = error.code
+    texts[name] = output.getvalue()
+print(json.dumps({"texts": texts, "codes": codes, "modules": [*sys.modules]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def command_help(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Return the help of all commands, their exit codes, and the modules that were imported for it."""
+    directory = tmp_path_factory.mktemp("help")
+    result = subprocess.run(
+        [sys.executable, "-c", COMMAND_HELP], cwd=directory, capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    assert list(directory.iterdir()) == []
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"]], ids=str)
+def test_patchwork_lists_all_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["patchwork", *args])
+    main()
+    output = capsys.readouterr().out
+    for name, summary in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", output, re.MULTILINE)
+
+
+def test_every_command_has_a_module() -> None:
+    modules = {path.stem for path in (ROOT / "src" / "patchwork" / "commands").glob("[a-z]*.py")}
+    assert modules - {"app", "multirun"} == set(COMMANDS)
+
+
+def test_unknown_command_exits_with_2(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("paint") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("patchwork: unknown command paint")
+    assert all(name in line for name in COMMANDS)
+
+
+def test_package_runs_as_a_module() -> None:
+    """As a multirun starts its jobs."""
+    result = subprocess.run([sys.executable, "-P", "-m", "patchwork"], capture_output=True, text=True, check=True)
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(command_help: dict, name: str) -> None:
+    assert command_help["codes"][name] in (0, None)
+    assert f"patchwork {name}" in command_help["texts"][name]
+
+
+def test_help_imports_neither_torch_nor_lightning(command_help: dict) -> None:
+    slow = {"torch", "pytorch_lightning", "torchmetrics", "matplotlib", "sklearn", "optuna", "wandb"}
+    assert slow & {*command_help["modules"]} == set()
+
+
+def test_train_help_names_every_group_and_choice(command_help: dict) -> None:
+    lines = re.findall(r"^ *([\w/]+): (\w+(?:, \w+)*)$", command_help["texts"]["train"], re.MULTILINE)
+    listed = {group: sorted(names.split(", ")) for group, names in lines}
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"]
+    assert {group: listed.get(group) for group in groups} == {group: choices(group) for group in groups}
+
+
+def test_train_help_names_the_scalar_keys_with_their_defaults(command_help: dict) -> None:
+    listed = dict(re.findall(r"^ +(\w+)=(\S+) {2,}", command_help["texts"]["train"], re.MULTILINE))
+    assert {*listed} == {*SCALAR_KEYS} - {"task_name", "model_name"}  # which are the names of the choices
+    defaults = yaml.safe_load((CONF / "train.yaml").read_text())
+    for key, value in listed.items():
+        if defaults[key] is None:
+            assert value.isupper() or value.replace("_", "").isupper()  # a placeholder
+        else:
+            assert value == str(defaults[key])

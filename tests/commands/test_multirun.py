@@ -1,0 +1,297 @@
+"""Several jobs with one command: none stops another, a table shows how each ended, missing ones can be run later."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import joblib
+import pytest
+from helpers import CONF, ROOT, TINY
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+
+from patchwork.commands import multirun
+from patchwork.core.job import JOB, read_json, write_json
+from patchwork.core.subprocesses import setup_child
+
+Command = Callable[..., int]
+LONG = [*TINY, "data.samples_per_epoch=3200", "checkpoint_every_seconds=0.05"]
+RUNS = "outputs/seq2seq/encoder_decoder"
+
+
+def read_jobs(directory: Path) -> list[dict[str, Any]]:
+    """Return the status files of the jobs of the latest multirun."""
+    sweep_dir = max(directory.glob("outputs/multirun/*"))
+    return [read_json(path) for path in sorted(sweep_dir.glob("*.json"))]
+
+
+def read_manifests(directory: Path) -> list[dict[str, Any]]:
+    manifests = [read_json(path) for path in directory.glob(f"{RUNS}/*/manifest.json")]
+    return sorted(manifests, key=lambda manifest: manifest["seed"])
+
+
+def parse_table(output: str, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of the last table with these columns, by column; a cell may be empty."""
+    lines = output.splitlines()
+    header = max(number for number, line in enumerate(lines) if {*columns} <= {*line.split()})
+    names = lines[header].split()
+    starts = [lines[header].index(name) for name in names] + [None]
+    rows = []
+    for line in lines[header + 1 :]:
+        if not line or line.startswith("job "):
+            break
+        rows.append({name: line[slice(*starts[i : i + 2])].strip() for i, name in enumerate(names)})
+    return rows
+
+
+def start_multirun(*overrides: str, cwd: Path) -> subprocess.Popen:
+    """Start a multirun as a terminal does, in a process group that gets its signals together."""
+    args = [sys.executable, ROOT / "train.py", "-m", *overrides]
+    return subprocess.Popen(args, cwd=cwd, start_new_session=True, stdout=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def has_checkpoint(index: int, directory: Path) -> bool:
+    """Return whether a job of the latest multirun has saved a checkpoint to resume from."""
+    paths = sorted(directory.glob(f"outputs/multirun/*/{index}.json"))
+    run_dir = read_json(paths[-1]).get("run_dir") if paths else None
+    return run_dir is not None and (directory / run_dir / "checkpoints" / "last.ckpt").exists()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks processes up in /proc")
+
+# A job that takes no time: it fails at a negative seed, and otherwise says that it is done.
+FAKE_JOB = """
+import json, os, pathlib, sys
+path = pathlib.Path(os.environ[{job!r}])
+facts = json.loads(path.read_text())
+if any(arg.startswith("seed=-") for arg in sys.argv):
+    path.write_text(json.dumps({{**facts, "error": "seed is not allowed"}}))
+    sys.exit(2)
+path.write_text(json.dumps({{**facts, "done": True}}))
+"""
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the jobs of a multirun in this process be fake ones."""
+
+    def start(name: str, args: Iterable[object], env: Mapping[str, str], output: IO[bytes] | None) -> subprocess.Popen:
+        assert name == "train"
+        script = [sys.executable, "-S", "-c", FAKE_JOB.format(job=JOB), *map(str, args)]
+        return subprocess.Popen(script, env={**os.environ, **env}, stdout=output, stderr=output)
+
+    monkeypatch.setattr(multirun, "start", start)
+
+
+# --- whole multiruns -------------------------------------------------------------------------------------------------
+
+
+def test_jobs_run_in_order_and_a_failed_one_stops_no_other(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each error is printed once; the table has each job's metrics, and their mean over the seeds that finished."""
+    assert command("train", "-m", *TINY, "seed=0,-1,1") == 2
+    output = capfd.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("patchwork train: seed=-1 is not allowed")
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "failed (2)", "finished"]
+    manifests = read_manifests(tmp_path)
+    assert [manifest["seed"] for manifest in manifests] == [0, 1]
+    assert len(list((tmp_path / RUNS).iterdir())) == 2
+    rows = parse_table(output.out, "job", "seed", "status", "run_dir")
+    assert [(row["job"], row["seed"], row["status"]) for row in rows] == [
+        ("0", "0", "finished"),
+        ("1", "-1", "failed (2)"),
+        ("2", "1", "finished"),
+    ]
+    for row, manifest in zip((rows[0], rows[2]), manifests, strict=True):
+        for name in ("val/sequence_accuracy", "test/loss"):
+            assert row[name] == f"{manifest['metrics'][name]:.4f}"
+        assert row["run_dir"].startswith(RUNS)
+    assert rows[1]["test/loss"] == rows[1]["run_dir"] == ""
+    (means,) = parse_table(output.out, "seeds", "test/loss")
+    losses = [manifest["metrics"]["test/loss"] for manifest in manifests]
+    assert means["seeds"] == "0,1"
+    assert means["test/loss"] == f"{sum(losses) / 2:.4f} ± {abs(losses[0] - losses[1]) / 2**0.5:.4f}"
+    assert "2 of 3 jobs finished" in output.out
+
+    assert command("train", "-m", *TINY, "seed=1", "resume=auto") == 0
+    again = capfd.readouterr().out
+    assert "nothing to resume" in again
+    (row,) = parse_table(again, "job", "status", "run_dir")
+    assert row == {"job": "0", **{name: cell for name, cell in rows[2].items() if name not in ("job", "seed")}}
+    assert read_manifests(tmp_path) == manifests
+
+
+def test_sweep_dir_can_be_used_again(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], fake_jobs: None
+) -> None:
+    sweep_dir = tmp_path / "again"
+    sweep_dir.mkdir()
+    (sweep_dir / multirun.STOP).write_text("2")
+    write_json(sweep_dir / "7.json", {"job": 7, "overrides": [], "status": "not run"})
+    assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={sweep_dir}") == 0
+    assert "1 of 1 jobs finished" in capfd.readouterr().out
+    (tmp_path / "file").write_text("")
+    assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={tmp_path}/file/below") == 5
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot be written: Not a directory" in line
+
+
+def test_exit_code_is_that_of_the_first_job_that_failed(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], fake_jobs: None
+) -> None:
+    assert command("train", "-m", *TINY, "seed=0,-1,-2,1") == 2
+    output = capfd.readouterr().out
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "failed (2)", "failed (2)", "finished"]
+    assert "job 1: seed is not allowed" in output
+    assert "2 of 4 jobs finished" in output
+    assert "resume=auto" in output
+
+
+@needs_proc
+def test_killed_and_stopped_jobs_can_be_resumed(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    process = start_multirun(*LONG, "seed=0,1,2", "resume=auto", cwd=tmp_path)
+    wait_until(lambda: has_checkpoint(0, tmp_path), process)
+    (job,) = children(process.pid)
+    os.kill(job, signal.SIGKILL)
+    wait_until(lambda: has_checkpoint(1, tmp_path), process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["stopped by SIGKILL", "stopped by SIGINT", "not run"]
+    assert "0 of 3 jobs finished" in output
+    capfd.readouterr()
+    assert command("train", "-m", *LONG, "seed=0,1", "resume=auto") == 0
+    output = capfd.readouterr().out
+    assert ["resumed" in manifest for manifest in read_manifests(tmp_path)] == [True, True]
+    assert "2 of 2 jobs finished" in output
+
+
+@needs_proc
+def test_job_stops_when_its_leader_is_killed(tmp_path: Path) -> None:
+    process = start_multirun(*LONG, "trainer.max_epochs=100", "seed=0,1", cwd=tmp_path)
+    wait_until(lambda: has_checkpoint(0, tmp_path), process)
+    (job,) = children(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{job}/cmdline").exists() and Path(f"/proc/{job}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (manifest,) = read_manifests(tmp_path)
+    assert manifest["status"].startswith("Interrupted: stopped by SIGTERM; its state is saved")
+
+
+# --- launchers -------------------------------------------------------------------------------------------------------
+
+
+def test_parallel_jobs_share_the_cores(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert command("train", "-m", *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,-1") == 2
+    output = capfd.readouterr().out
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "failed (2)"]
+    assert [run["hardware"]["threads"] for run in read_manifests(tmp_path)] == [max(joblib.cpu_count() // 2, 1)]
+    assert "1 of 2 jobs finished" in output
+    assert "job 1: seed=-1 is not allowed" in output
+    (log,) = tmp_path.glob("outputs/multirun/*/0.log")
+    assert "test metrics on" in log.read_text()
+
+
+def test_submitit_runs_the_jobs(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    assert command("train", "-m", *TINY, "hydra/launcher=submitit_local", "seed=0,-1") == 2
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "failed (2)"]
+    assert "1 of 2 jobs finished" in capfd.readouterr().out
+
+
+def test_submitit_is_configured_for_slurm() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    GlobalHydra.instance().clear()
+    overrides = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.cpus_per_task=4"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+    launcher = instantiate(config.hydra.launcher, submitit_folder="jobs", name="train")
+    assert launcher._EXECUTOR == "slurm"
+    assert (launcher.params["partition"], launcher.params["cpus_per_task"]) == ("gpu", 4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_job_of_several_processes_is_refused(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setenv(JOB, str(tmp_path / "0.json"))
+    assert command("train", *TINY, "optimizer=adamw", f"accelerator={strategy}") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"trainer.strategy={strategy} cannot be used with -m" in line
+    assert "start each run with a command of its own" in line
+    assert read_json(tmp_path / "0.json") == {"error": line.removeprefix("train.py: ")}
+
+
+# --- one job ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stop", "parent", "signum"),
+    [(signal.SIGINT, None, signal.SIGINT), (None, 0, signal.SIGTERM), (None, os.getppid(), None), (None, None, None)],
+)
+def test_job_gets_the_signal_that_stops_all_jobs(
+    tmp_path: Path, stop: int | None, parent: int | None, signum: int | None
+) -> None:
+    """Or SIGTERM when its parent has ended: 0 is never the parent."""
+    if stop:
+        (tmp_path / multirun.STOP).write_text(str(int(stop)))
+    with subprocess.Popen(["sleep", "0.3" if signum is None else "60"], preexec_fn=setup_child) as job:
+        assert multirun.wait(job, tmp_path / multirun.STOP, parent) == (0 if signum is None else -signum)
+
+
+@pytest.mark.parametrize(
+    ("code", "job", "status", "exit_code"),
+    [
+        (0, {"done": True}, "finished", 0),
+        (0, {}, "exited early", 1),
+        (3, {}, "failed (3)", 3),
+        (-9, {}, "stopped by SIGKILL", 137),
+        (130, {}, "stopped by SIGINT", 130),
+    ],
+)
+def test_job_outcome(code: int, job: dict[str, Any], status: str, exit_code: int) -> None:
+    assert multirun.job_outcome(code, job) == {"status": status, "exit_code": exit_code}
+
+
+def test_summary_has_a_column_for_each_override_that_varies() -> None:
+    common = {"status": "finished", "seconds": 1.0}
+    lines = multirun.summary(
+        [
+            {"job": 0, "overrides": ["task=sum", "model=a", "seed=0"], **common},
+            {"job": 1, "overrides": ["task=sum", "model=b", "seed=0"], **common, "error": "why"},
+        ]
+    ).splitlines()
+    assert [line.split() for line in lines] == [
+        ["job", "model", "status", "seconds", "run_dir"],
+        ["0", "a", "finished", "1.0"],
+        ["1", "b", "finished", "1.0"],
+        ["job", "1:", "why"],
+    ]

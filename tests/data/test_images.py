@@ -1,0 +1,94 @@
+"""Single images: every one in turn, its own label, and the same batch every time."""
+
+from typing import Any
+
+import pytest
+import torch
+from data_helpers import (
+    IDS,
+    LABELS,
+    SPLITS,
+    NumberedSource,
+    check_ids,
+    join_shards,
+    read_epoch,
+    same_batch,
+    to_ids,
+)
+
+from patchwork.core.errors import ConfigError
+from patchwork.data import ImagesDataModule, RandomAffineElastic
+from patchwork.data.base import Split
+
+
+def images(**changes: Any) -> ImagesDataModule:
+    sizes = {"batch_size": 8, "eval_batch_size": 7, "samples_per_epoch": 40, "val_size": 60, "test_size": 70}
+    data = ImagesDataModule(**{"dataset": NumberedSource(), "image_size": 6, "seed": 0, **sizes, **changes})
+    data.setup()
+    return data
+
+
+def seen_ids(data: ImagesDataModule, split: Split, epoch: int = 0) -> list[int]:
+    return [number for batch in read_epoch(data, split, epoch) for number in to_ids(batch["image"]).tolist()]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_belong_to_the_images(split: Split) -> None:
+    for batch in read_epoch(images(), split):
+        assert torch.equal(LABELS[to_ids(batch["image"])], batch["label"])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_takes_every_image_once(split: Split) -> None:
+    assert seen_ids(images(), split) == list(IDS[split])
+    assert seen_ids(images(val_size=500, test_size=500), split) == list(IDS[split])  # no more than there are
+
+
+@pytest.mark.parametrize("num_classes", [3, 10])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_image_ids_are_indices_in_the_source_split(split: Split, num_classes: int) -> None:
+    data = images(num_classes=num_classes)
+    check_ids(data, split, [to_ids(batch["image"])[:, None] for batch in read_epoch(data, split)])
+    assert "index" not in data.make_batch("train", (0, 0), slice(None))
+
+
+def test_training_cycles_through_all_images() -> None:
+    data = images()
+    taken = [number for epoch in range(6) for number in seen_ids(data, "train", epoch)]  # 240 samples of 120 images
+    assert sorted(taken[:120]) == sorted(taken[120:]) == list(IDS["train"])
+    assert taken[:120] != taken[120:]
+
+
+def test_batches_depend_on_seed_epoch_and_index_only() -> None:
+    first, again, other = (images(seed=seed, augment=RandomAffineElastic(degrees=20.0)) for seed in (1, 1, 2))
+    batches = read_epoch(first, "train", 3)
+    assert all(map(same_batch, batches, read_epoch(again, "train", 3)))
+    assert same_batch(batches[2], again.make_batch("train", (3, 2), slice(None)))
+    assert not any(map(same_batch, batches, read_epoch(other, "train", 3)))
+    assert not any(map(same_batch, batches, read_epoch(again, "train", 4)))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_shards_interleave_to_the_batch(split: Split) -> None:
+    data = images(augment=RandomAffineElastic(degrees=20.0), eval_batch_size=8)
+    assert same_batch(join_shards(data, split, (0, 1), 2), data.make_batch(split, (0, 1), slice(None)))
+
+
+def test_augmentation_is_for_training_only() -> None:
+    plain, augmented = images(), images(augment=RandomAffineElastic(degrees=20.0))
+    assert all(map(same_batch, read_epoch(plain, "test"), read_epoch(augmented, "test")))
+    assert not any(map(same_batch, read_epoch(plain, "train"), read_epoch(augmented, "train")))
+
+
+def test_color_images_keep_their_channels() -> None:
+    source = NumberedSource(plain=False, channels=3)
+    data = images(dataset=source, in_channels=3, augment=RandomAffineElastic(degrees=20.0))
+    assert data.make_batch("train", (0, 0), slice(None))["image"].shape == (8, 3, 6, 6)
+    image = torch.cat([batch["image"] for batch in read_epoch(data, "val")])
+    expected = source.load().val.images.float()
+    torch.testing.assert_close(image, data.source.normalize(expected))
+
+
+def test_channels_that_the_source_does_not_have_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"data\.in_channels=3.*use 1.*dataset=numbered"):
+        images(in_channels=3)

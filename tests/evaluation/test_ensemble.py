@@ -1,0 +1,104 @@
+"""Ensembles of runs: from tables of predictions or from the models, with the same metrics."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from patchwork.core.errors import ConfigError
+from patchwork.evaluation.ensemble import StoredOutputs, check_comparable, combine
+from patchwork.runs.build import build
+from patchwork.runs.compose import compose
+from patchwork.runs.run import Run
+
+SMALL = ["dataset=uci", "data.eval_batch_size=16", "trainer.accelerator=cpu"]
+
+
+def untrained_run(overrides: str, seed: int, run_dir: Path) -> Run:
+    """Return a run with random weights, as models start with a uniform prediction."""
+    size = [] if "task=icons" in overrides else ["data.test_size=24"]  # icons have a test split of their own size
+    config = compose([*SMALL, *size, *overrides.split(), f"seed={seed}"])
+    data, task = build(config)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.3)
+    return Run(run_dir / str(seed), config, {}, task.eval(), data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "from_tables"),
+    [
+        ("task=classify model.embed_dim=16 model.stem=null model.patch_size=7", True),
+        ("task=icons model.embed_dim=16 model.stem=null model.patch_size=8", True),
+        ("task=icons task.label=tense_person task.head=flat model=cnn", True),
+        ("task=sum model.embed_dim=16 data.test_lengths=[12]", True),
+        ("task=sum model=sequence_regressor model.embed_dim=16", False),
+        ("task=anchor model=fully_connected model.embed_dim=16", True),
+        ("task=anchor model.embed_dim=16", False),
+        ("task=seq2seq model.embed_dim=16 model.stem=null model.patch_size=14", False),
+    ],
+)
+def test_ensemble_metrics_from_tables_are_those_of_the_models(
+    overrides: str, from_tables: bool, tmp_path: Path
+) -> None:
+    runs = [untrained_run(overrides, seed, tmp_path) for seed in (0, 1)]
+    alone = runs[0].evaluate()
+    with_itself = combine([runs[0], runs[0]])
+    pair = combine(runs)
+    models = runs[0].task.make_ensemble([run.model for run in runs])
+    assert isinstance(pair, StoredOutputs) is from_tables
+    metrics = []
+    for model in (with_itself, pair, models):
+        runs[0].task.model = model
+        metrics.append(runs[0].evaluate())
+    assert metrics[0] == pytest.approx(alone, abs=2e-5)
+    assert metrics[1] == pytest.approx(metrics[2], abs=2e-5)
+    assert metrics[1] != pytest.approx(alone, abs=2e-5)
+
+
+def test_evaluate_command_prints_the_ensemble_beside_its_members(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], finished_run: Path
+) -> None:
+    assert command("evaluate", f"run=[{finished_run},{finished_run}]") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    saved = {name: value for name, value in Run.load(finished_run).manifest["metrics"].items() if "test/" in name}
+    assert {line[0]: float(line[1]) for line in lines} == pytest.approx(saved, abs=2e-5)
+    assert {line[0]: float(line[3]) for line in lines} == pytest.approx(saved, abs=2e-6)  # members 0.1 ± 0.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("task=seq2seq data.test_size=16", r"run=\S+/1 has other test samples than \S+/0"),
+        ("task=seq2seq data.cols=3", r"run=\S+/1 has other test samples than \S+/0"),
+        ("task=classify", r"run=\S+/1 is of another task than \S+/0"),
+    ],
+)
+def test_runs_of_another_task_or_other_samples_cannot_be_combined(overrides: str, message: str, tmp_path: Path) -> None:
+    first, other = untrained_run("task=seq2seq", 0, tmp_path), untrained_run(overrides, 1, tmp_path)
+    check_comparable(first, first)
+    with pytest.raises(ConfigError, match=message):
+        check_comparable(first, other)
+
+
+def test_generators_have_no_probabilities_to_average(tmp_path: Path) -> None:
+    run = untrained_run("task=pixels model=pixel_transformer_tiny", 0, tmp_path)
+    with pytest.raises(ConfigError, match="task=Pixels evaluates one run at a time"):
+        combine([run, run])
+
+
+def test_wrong_arguments_of_an_ensemble_are_refused_in_one_line(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], finished_run: Path
+) -> None:
+    for args, message in (
+        ([f"run=[{finished_run},{finished_run}]", "classifier=other"], "classifier=other"),
+        ([f"run=[{finished_run},{finished_run}]", "guidance=2"], "guidance=2"),
+        (["run=[]"], "run=[] is not allowed"),
+        (["run=[1]"], "run=[1] is not allowed"),
+    ):
+        assert command("evaluate", *args) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not Path("outputs").exists()

@@ -1,0 +1,83 @@
+"""Trials are composed from the file and the command line, and infeasible ones are found before they are trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig
+
+from patchwork.core.errors import ConfigError
+from patchwork.sweep import compose as sweep_compose
+from patchwork.sweep.compose import format_params, infeasible_reason, load_sweep, num_validations
+
+SPACE: dict[str, Any] = {
+    "program": "train.py",
+    "method": "bayes",
+    "metric": {"name": "val/accuracy", "goal": "maximize"},
+    "command": ["${program}", "task=classify", "dataset=uci", "logger=wandb"],
+    "parameters": {"optimizer.lr": {"min": 0.01, "max": 0.1}, "model.num_heads": {"values": [2, 4]}},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached_compose: Callable[[list[str]], DictConfig]) -> Path:
+    """Return the file of a small space."""
+    monkeypatch.setattr(sweep_compose, "compose", cached_compose)
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return path
+
+
+def test_overridden_parameters_are_not_searched(path: Path) -> None:
+    sweep = load_sweep(path, ["model.num_heads=8", "trainer.max_epochs=3", "dataset=mnist"])
+    assert list(sweep.distributions) == ["optimizer.lr"]
+    assert sweep.overrides == ["task=classify", "model.num_heads=8", "trainer.max_epochs=3", "dataset=mnist"]
+    assert sweep.trial_overrides({"optimizer.lr": 0.02})[-1] == "optimizer.lr=0.02"
+    assert sweep.base_config.model_name == "vit"
+    assert sweep.num_validations == 3
+
+
+def test_study_name_depends_on_space_and_overrides(path: Path) -> None:
+    names = [load_sweep(path, overrides).study_name for overrides in ([], ["seed=1"], ["model.num_heads=2"], [])]
+    assert len(set(names)) == 3
+    assert names[0] == names[3]
+    assert all(name.startswith("space-") for name in names)
+
+
+def test_searched_key_must_exist(path: Path) -> None:
+    path.write_text(yaml.safe_dump({**SPACE, "parameters": {"model.widht": {"values": [1, 2]}}}))
+    with pytest.raises(ConfigError, match="widht"):
+        load_sweep(path, [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.embed_dim=30", "model.num_heads=4"], "30"),
+        (["model=cell_pool", "model.patch_size=8"], "patch_size=8 does not divide"),
+        (["task=classify", "model.patch_size=5"], "patch_size=5 does not divide"),
+        (["model.dropout=1.5"], "model.dropout=1.5"),
+        (["model.widht=3"], "is not a key of model"),
+        (["task=sum", "model=vit"], "not fit"),
+        (["data.samples_per_epoch=32", "data.batch_size=64"], "samples_per_epoch=32"),
+    ],
+)
+def test_infeasible_configuration_is_found_without_building_it(overrides: list[str], message: str) -> None:
+    reason = infeasible_reason(overrides)
+    assert reason is not None
+    assert message in reason
+
+
+def test_validations_are_at_least_one(path: Path) -> None:
+    config = load_sweep(path, []).base_config
+    trainer = config.trainer
+    trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.val_check_interval = 6, 2, 0.5
+    assert num_validations(config) == 6
+    trainer.check_val_every_n_epoch = 10
+    assert num_validations(config) == 1
+
+
+def test_floats_are_formatted_with_four_digits() -> None:
+    assert format_params({"a": 0.123456, "b": 123456, "c": "x y", "d": None}) == "a=0.1235 b=123456 c='x y' d=null"

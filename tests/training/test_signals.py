@@ -1,0 +1,69 @@
+"""SIGTERM and SIGINT while training."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from patchwork.core.errors import Interrupted
+from patchwork.training.signals import SIGNALS, SignalHandler
+
+
+def ignore(signum: int, frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture(autouse=True)
+def previous_handlers() -> Iterator[None]:
+    """Install a handler for each signal, and put back those of this process at the end."""
+    handlers = {signum: signal.signal(signum, ignore) for signum in SIGNALS}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def current_handlers() -> list[Any]:
+    return [signal.getsignal(signum) for signum in SIGNALS]
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_first_signal_is_remembered_and_a_second_one_raises(signum: signal.Signals) -> None:
+    handler = SignalHandler()
+    handler.install()
+    assert handler.received is None
+    signal.raise_signal(signum)
+    assert handler.received == signum
+    with pytest.raises(Interrupted) as error:
+        signal.raise_signal(signal.SIGINT)
+    assert error.value.exit_code == 128 + signal.SIGINT
+    assert handler.received == signum
+
+
+def test_previous_signal_handlers_are_restored() -> None:
+    handler = SignalHandler()
+    handler.install()
+    handler.install()  # a second time changes nothing
+    assert ignore not in current_handlers()
+    handler.restore()
+    assert current_handlers() == [ignore, ignore]
+    signal.raise_signal(signal.SIGTERM)
+    assert handler.received is None
+    handler.restore()
+    assert current_handlers() == [ignore, ignore]
+
+
+def test_no_signal_handler_is_installed_outside_of_the_main_thread() -> None:
+    def install() -> None:
+        handler = SignalHandler()
+        handler.install()
+        handlers.append(current_handlers())
+        handler.restore()
+
+    handlers: list[list[Any]] = []
+    thread = threading.Thread(target=install)
+    thread.start()
+    thread.join()
+    assert handlers == [[ignore, ignore]]

@@ -1,0 +1,138 @@
+"""Weights & Biases: its real client against a local server, sweeps with agents, and runs without a server."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import wandb
+import yaml
+from helpers import ROOT, TINY
+from wandb import wandb_agent
+from wandb_server import serving
+
+from patchwork.core.errors import Interrupted
+from patchwork.training import loggers
+from patchwork.training.loss_logger import LossLogger
+
+SWEEP_SETTINGS = [
+    {"optimizer.lr": 0.01, "model.num_heads": 2, "seed": 1},
+    {"optimizer.lr": 1e30, "model.num_heads": 4, "seed": 2},  # the loss is soon not finite
+]
+
+
+@pytest.fixture(autouse=True)
+def wandb_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide the user's keys and servers from the client."""
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    wandb.teardown()  # the client remembers the server
+
+
+def read_manifest(run_dir: str | Path) -> dict[str, Any]:
+    return json.loads((Path(run_dir) / "manifest.json").read_text())
+
+
+def test_wandb_is_offline_without_a_key_or_server_and_changes_no_result(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(loggers, "CONNECT_TIMEOUT", 1.0)
+    assert command("train", *TINY, "run_dir=plain") == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:  # accepts connections and never answers
+        urls = {
+            "without_key": None,
+            "silent": f"http://127.0.0.1:{silent_server.getsockname()[1]}",
+            "unreachable": "http://127.0.0.1:9",
+        }
+        for name, url in urls.items():
+            if url is not None:
+                monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+                monkeypatch.setenv("WANDB_BASE_URL", url)
+            wandb.teardown()
+            capsys.readouterr()
+            assert command("train", *TINY, "logger=wandb", f"run_dir={name}") == 0
+            (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("logger=wandb")]
+            assert line.endswith(f"so the run is logged offline; later: wandb sync {name}/wandb/*run-*")
+            assert read_manifest("plain")["weights_sha256"] == read_manifest(name)["weights_sha256"]
+            assert Path("plain/metrics.csv").read_bytes() == (Path(name) / "metrics.csv").read_bytes()
+            assert list((tmp_path / name / "wandb").glob("offline-run-*/*.wandb"))
+            assert read_manifest(name)["wandb"]["url"] is None
+
+
+def test_resumed_run_continues_under_the_same_wandb_id(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LossLogger.on_train_batch_end
+
+    def log_and_stop(self: LossLogger, trainer: pl.Trainer, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == 3:
+            raise Interrupted(signal.SIGTERM)
+
+    overrides = [*TINY, "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+    with serving() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with monkeypatch.context() as context:
+            context.setattr(LossLogger, "on_train_batch_end", log_and_stop)
+            assert command("train", *overrides, "logger=wandb", "run_dir=run") == 128 + signal.SIGTERM
+        (run_id,) = server.exits
+        assert server.exits[run_id] == 128 + signal.SIGTERM
+        assert command("train", "resume=run") == 0
+        assert server.exits == {run_id: 0}
+        url = f"{server.url}/house/patchwork/runs/{run_id}"
+        assert read_manifest("run")["wandb"] == {"id": run_id, "name": "run", "url": url}
+        steps = [row["trainer/global_step"] for row in server.history[run_id] if "train/loss" in row]
+        assert sorted(set(steps)) == [1, 2, 3, 4]
+        assert server.configs[run_id]["model"]["embed_dim"] == 16
+
+
+def test_wandb_agents_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = yaml.safe_load((ROOT / "sweeps" / "classify.yaml").read_text())
+    sweep["program"] = str(ROOT / "train.py")
+    sweep["command"][3:-1] = ["task=classify", "logger=wandb", "optimizer=sgd", *TINY]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wandb_agent.Agent, "POLL_INTERVAL", 0.2)  # seconds
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with serving(SWEEP_SETTINGS) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        assert wandb.sweep(sweep, project="patchwork") == "sweep1"
+        assert yaml.safe_load(server.sweep or "")["early_terminate"] == sweep["early_terminate"]
+        wandb.teardown()  # agents must not share this process's connection to the server
+        fork = multiprocessing.get_context("fork")  # starts at once, without imports
+        agents = [fork.Process(target=wandb.agent, args=("house/patchwork/sweep1",)) for _ in range(2)]
+        for agent in agents:
+            agent.start()
+        for agent in agents:
+            agent.join(timeout=300)
+        assert [agent.exitcode for agent in agents] == [0, 0]
+        assert set(server.began.values()) == {"agent1", "agent2"}
+    assert sorted(server.exits.values()) == [0, 4]
+    manifests = {path.parent: json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/manifest.json")}
+    assert {manifest["wandb"]["id"] for manifest in manifests.values()} == set(server.began)
+    for run_dir, manifest in manifests.items():
+        run_id = manifest["wandb"]["id"]
+        settings = SWEEP_SETTINGS[list(server.began).index(run_id)]
+        url = f"{server.url}/house/patchwork/runs/{run_id}"
+        assert manifest["wandb"] == {"id": run_id, "name": run_dir.name, "url": url}
+        assert server.names[run_id] == run_dir.name
+        assert server.configs[run_id]["optimizer"]["lr"] == settings["optimizer.lr"]
+        assert server.configs[run_id]["model"]["num_heads"] == settings["model.num_heads"]
+        assert server.configs[run_id]["seed"] == settings["seed"]
+        diverges = settings["optimizer.lr"] > 1
+        assert server.exits[run_id] == 4 * diverges
+        assert manifest["status"].startswith("NumericError" if diverges else "finished")
+        if not diverges:
+            logged = [row["val/accuracy"] for row in server.history[run_id] if "val/accuracy" in row]
+            assert logged[-1] == pytest.approx(manifest["metrics"]["val/accuracy"], abs=1e-6)
