@@ -1,4 +1,4 @@
-"""What Patchwork costs, as ratios of paired measurements: `make bench`.
+"""The cost of Patchwork as ratios of paired measurements: `make bench`.
 
 1. Time from the command to the first training step, compared with importing torch and Lightning.
 2. A training step under the Trainer, with logging, progress bar and checkpoints, compared with a plain PyTorch loop.
@@ -20,7 +20,7 @@ from .training import attention_benchmarks, training_benchmarks
 
 
 class Row(NamedTuple):
-    """A line of the table: what is compared, and the pairs of measurements."""
+    """A row of the table: a name of the comparison and the pairs of measurements."""
 
     name: str
     pairs: list[tuple[float, float]]

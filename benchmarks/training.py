@@ -15,12 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from patchwork.core.malloc import tune_malloc
-from patchwork.runs.build import build, instantiate_group
+from patchwork.runs.build import build, build_callbacks
 from patchwork.training.checkpointing import Checkpointer
 from patchwork.training.loggers import CSVMetricsLogger
-from patchwork.training.loss_logger import LossLogger
 from patchwork.training.progress import ProgressBar
-from patchwork.training.seeding import SeedEveryStep
 from patchwork.training.timing import RunTimer
 from patchwork.training.trainer import make_trainer
 
@@ -62,15 +60,8 @@ def trainer_step(config: DictConfig) -> float:
     data, task = build(config)
     data.prepare_data()
     checkpointer, timer = Checkpointer(config.checkpoint_every_seconds), StepTimer()
-    callbacks = [
-        SeedEveryStep(config.seed),
-        RunTimer(time.time()),
-        LossLogger(config.trainer.log_every_n_steps),
-        *instantiate_group(config, "callbacks"),
-        checkpointer,
-        timer,
-    ]
-    trainer = make_trainer(config, callbacks)
+    callbacks = build_callbacks(config, RunTimer(time.time()), checkpointer)
+    trainer = make_trainer(config, [*callbacks, timer])
     for callback in trainer.callbacks:
         if isinstance(callback, ProgressBar):
             callback.enabled = True

@@ -67,7 +67,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def source_tensors(source: ImageSource) -> list[torch.Tensor]:
     splits = (source.train, source.val, source.test)
-    return [tensor for split in splits for tensor in (split.images, split.labels)]
+    return [tensor for split in splits for tensor in (split.images, split.labels, split.indices)]
 
 
 def same_source(first: ImageSource, second: ImageSource) -> bool:

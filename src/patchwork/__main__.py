@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-import patchwork  # noqa: F401  # its import starts the clock
+import patchwork  # its import starts the clock
 
 COMMANDS = {
     "train": "train a task, or resume a run",
@@ -29,6 +29,8 @@ def main() -> None:
     name, *args = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(USAGE)
+    elif name == "--version":
+        print(f"patchwork {patchwork.__version__}")
     elif name in COMMANDS:
         sys.exit(import_module(f"patchwork.commands.{name}").command(args))
     else:

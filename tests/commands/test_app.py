@@ -67,8 +67,8 @@ def test_error_begins_with_the_script_that_was_started(
     [
         (MemoryError(), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried"), "data.batch_size"),
-        (OSError(28, "No space left on device", "run/x"), "run/x cannot be written: No space left on device"),
-        (PermissionError(13, "Permission denied"), "a file of the run cannot be written"),
+        (OSError(28, "No space left on device", "run/x"), "run/x cannot be read or written: No space left on device"),
+        (PermissionError(13, "Permission denied"), "a file of the run cannot be read or written"),
     ],
 )
 def test_system_errors_that_a_user_can_correct(

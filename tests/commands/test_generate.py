@@ -69,7 +69,7 @@ def test_prompt_decides_what_is_generated(generate: Callable[..., int]) -> None:
     assert arrays(0)["labels"].tolist() == [6, 6, 6]
     assert arrays(1)["labels"].tolist() == [3, 3, 3]
     assert (arrays(0)["images"] != arrays(1)["images"]).any()
-    assert manifest(0)["digit"] == 6
+    assert manifest(0)["class"] == 6
 
 
 def test_sampling_options_reach_the_generator(generate: Callable[..., int]) -> None:
@@ -113,7 +113,7 @@ def test_conditions_that_were_not_trained_are_refused(
         (["run=class_only", "guidance=2"], "guidance=2"),
         (["run=class_only", "inpaint=0"], "add classes"),
         (["run=class_only", "prompt=draw 3"], "text_encoder_depth=0"),
-        (["run=five", "prompt=draw 7"], "asks for 7"),
+        (["run=five", "prompt=draw 7"], "asks for class 7"),
         (["run=five", "classes=[7]"], "7 is not a class"),
     ):
         assert generate(*args) == 2
@@ -170,8 +170,8 @@ def test_invalid_options_are_reported_in_one_line(
         (["inpaint=small.png"], 3, "5×6"),
         (["inpaint=0", "mask=left"], 2, "mask=left"),
         (["inpaint=0", "mask=black.png"], 2, "nothing to generate"),
-        (["mask=box"], 2, "add inpaint"),
-        (["particles=3"], 2, "add inpaint"),
+        (["mask=box"], 2, "mask=box applies only with inpaint"),
+        (["particles=3"], 2, "particles=3 applies only with inpaint"),
         (["prompt="], 2, "prompt=''"),
         (["prompt=draw #3"], 2, "'#'"),
     ):

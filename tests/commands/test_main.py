@@ -55,7 +55,7 @@ def test_patchwork_lists_all_commands(
 
 def test_every_command_has_a_module() -> None:
     modules = {path.stem for path in (ROOT / "src" / "patchwork" / "commands").glob("[a-z]*.py")}
-    assert modules - {"app", "multirun"} == set(COMMANDS)
+    assert modules - {"app", "multirun", "options"} == set(COMMANDS)
 
 
 def test_unknown_command_exits_with_2(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:

@@ -147,13 +147,16 @@ def test_sweep_dir_can_be_used_again(
     sweep_dir = tmp_path / "again"
     sweep_dir.mkdir()
     (sweep_dir / multirun.STOP).write_text("2")
-    write_json(sweep_dir / "7.json", {"job": 7, "overrides": [], "status": "not run"})
+    write_json(sweep_dir / "7.json", {"job": 7, "overrides": [], "status": "skipped"})
+    for name in ("2024-notes.json", "notes.json"):  # files of the user
+        write_json(sweep_dir / name, {"mine": True})
     assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={sweep_dir}") == 0
     assert "1 of 1 jobs finished" in capfd.readouterr().out
+    assert read_json(sweep_dir / "2024-notes.json") == read_json(sweep_dir / "notes.json") == {"mine": True}
     (tmp_path / "file").write_text("")
     assert command("train", "-m", *TINY, "seed=0", f"hydra.sweep.dir={tmp_path}/file/below") == 5
     (line,) = capfd.readouterr().err.splitlines()
-    assert "cannot be written: Not a directory" in line
+    assert "cannot be read or written: Not a directory" in line
 
 
 def test_exit_code_is_that_of_the_first_job_that_failed(
@@ -179,7 +182,7 @@ def test_killed_and_stopped_jobs_can_be_resumed(
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130, output
-    assert [job["status"] for job in read_jobs(tmp_path)] == ["stopped by SIGKILL", "stopped by SIGINT", "not run"]
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["stopped by SIGKILL", "stopped by SIGINT", "skipped"]
     assert "0 of 3 jobs finished" in output
     capfd.readouterr()
     assert command("train", "-m", *LONG, "seed=0,1", "resume=auto") == 0

@@ -27,6 +27,7 @@ def test_status_that_cannot_be_written_stops_no_job(tmp_path: Path, monkeypatch:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(JOB, str(tmp_path / "file" / "0.json"))
     update_job_status(done=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "")]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"], ids=repr)

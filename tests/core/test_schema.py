@@ -91,12 +91,18 @@ def test_config_of_a_run_is_valid_without_launch_keys(valid: DictConfig) -> None
     saved = resolved(valid)
     del saved.run_dir, saved.resume
     check_config(saved)
+    del saved.seed
+    with pytest.raises(ConfigError, match="seed is missing"):
+        check_config(saved)
 
 
 @pytest.mark.parametrize("path", NESTED.values())
 def test_nested_group_can_be_null(valid: DictConfig, path: str) -> None:
     OmegaConf.update(valid, path, None)
     check_config(valid)
+    OmegaConf.update(valid, path, 3)
+    with pytest.raises(ConfigError, match=rf"{path}=3 is not allowed"):
+        check_config(valid)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_arguments_that_do_not_fit_together_are_rejected(arguments: dict, messag
 def test_class_with_a_single_image_is_rejected() -> None:
     source = NumberedSource().load()
     keep = torch.cat([(source.val.labels == 3).nonzero()[:1, 0], (source.val.labels != 3).nonzero()[:, 0]])
-    object.__setattr__(source, "val", type(source.val)(source.val.images[keep], source.val.labels[keep]))
+    object.__setattr__(source, "val", type(source.val)(*(values[keep] for values in vars(source.val).values())))
     dataset = NumberedSource()
     dataset.load = lambda: source
     with pytest.raises(ConfigError, match=r"a class of dataset=numbered has fewer than 2 val images"):

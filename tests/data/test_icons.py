@@ -16,7 +16,7 @@ from patchwork.data.sources.icons import combination_labels, held_out, split_com
 
 def make_icons(**changes: Any) -> IconsDataModule:
     data = IconsDataModule(
-        **{"seed": 0, "batch_size": 32, "eval_batch_size": 100, "num_classes": 28, "samples_per_epoch": 1200, **changes}
+        **{"seed": 0, "batch_size": 32, "eval_batch_size": 100, "num_outputs": 28, "samples_per_epoch": 1200, **changes}
     )
     data.setup()
     return data

@@ -19,6 +19,8 @@ from data_helpers import (
 from patchwork.core.errors import ConfigError
 from patchwork.data import ImagesDataModule, RandomAffineElastic
 from patchwork.data.base import Split
+from patchwork.data.sources import UCI, FashionMNIST
+from patchwork.data.sources.uci import read_digits
 
 
 def images(**changes: Any) -> ImagesDataModule:
@@ -41,15 +43,47 @@ def test_labels_belong_to_the_images(split: Split) -> None:
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_takes_every_image_once(split: Split) -> None:
     assert seen_ids(images(), split) == list(IDS[split])
-    assert seen_ids(images(val_size=500, test_size=500), split) == list(IDS[split])  # no more than there are
+    for size in (500, None):  # no more than there are, or all
+        data = images(val_size=size, test_size=size)
+        assert seen_ids(data, split) == list(IDS[split])
+        assert data.num_samples[split] == len(IDS[split])
 
 
 @pytest.mark.parametrize("num_classes", [3, 10])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_image_ids_are_indices_in_the_source_split(split: Split, num_classes: int) -> None:
+def test_image_ids_are_indices_in_the_official_part_of_the_source(split: Split, num_classes: int) -> None:
     data = images(num_classes=num_classes)
     check_ids(data, split, [to_ids(batch["image"])[:, None] for batch in read_epoch(data, split)])
     assert "index" not in data.make_batch("train", (0, 0), slice(None))
+
+
+def test_validation_images_of_all_folds_are_the_training_part_each_once() -> None:
+    ids, labels = [], []
+    for fold in range(5):
+        data = images(dataset=UCI(folds=5, fold=fold), image_size=28, val_size=None, eval_batch_size=100)
+        batches = read_epoch(data, "val")
+        ids += [batch["image_ids"].flatten() for batch in batches]
+        labels += [batch["label"] for batch in batches]
+    order = torch.cat(ids).argsort()
+    assert torch.equal(torch.cat(ids)[order], torch.arange(1437))
+    assert torch.equal(torch.cat(labels)[order], torch.from_numpy(read_digits()[1][:1437]).long())
+
+
+def test_sizes_that_ranks_cannot_share_evenly_are_rejected_once_they_are_known() -> None:
+    sizes = {"dataset": UCI(validation=181), "image_size": 28, "test_size": None, "eval_batch_size": 180}
+    images(**sizes, val_size=None).check_shards(1)
+    images(**sizes, val_size=180).check_shards(2)
+    for val_size in (None, 5000):
+        with pytest.raises(ConfigError, match=r"data\.val_size=181 cannot be divided evenly: use a multiple of 2"):
+            images(**sizes, val_size=val_size).check_shards(2)
+
+
+def test_class_names_are_those_of_the_source_and_known_before_it_is_loaded() -> None:
+    names = ("T-shirt/top", "trouser", "pullover")
+    sizes = {"seed": 0, "batch_size": 8, "eval_batch_size": 7, "samples_per_epoch": 40}
+    data = ImagesDataModule(dataset=FashionMNIST(root="/nowhere"), num_classes=3, **sizes)
+    assert data.class_names == names
+    assert images().class_names == tuple("0123456789")
 
 
 def test_training_cycles_through_all_images() -> None:

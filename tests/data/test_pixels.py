@@ -10,22 +10,23 @@ from torch import Tensor
 
 from patchwork.data import PixelsDataModule
 from patchwork.data.base import Split
-from patchwork.data.pixels import num_levels, randomly_shift
+from patchwork.data.pixels import randomly_shift
 from patchwork.data.prompts import LENGTH, prompts
-from patchwork.data.sources.base import ImageSource, LabelledImages
+from patchwork.data.sources.base import DIGIT_NAMES, MNIST_MEAN, MNIST_STD, ImageSource, LabeledImages
 
 
 class GraySource:
     """Images whose pixels are all 51, a fifth of full brightness."""
 
+    mean, std = MNIST_MEAN, MNIST_STD
+    class_names = DIGIT_NAMES
+
     def load(self) -> ImageSource:
-        return make_source(
-            "gray",
-            {
-                split: LabelledImages(torch.full((count, 1, 28, 28), 51, dtype=torch.uint8), torch.arange(count) % 10)
-                for split, count in (("train", 50), ("val", 40), ("test", 30))
-            },
-        )
+        splits = {}
+        for split, count in (("train", 50), ("val", 40), ("test", 30)):
+            images, indices = torch.full((count, 1, 28, 28), 51, dtype=torch.uint8), torch.arange(count)
+            splits[split] = LabeledImages(images, indices % 10, indices)
+        return make_source("gray", splits)
 
 
 def pixels(**changes: Any) -> PixelsDataModule:
@@ -75,10 +76,6 @@ def test_image_ids_are_those_of_the_images(split: Split) -> None:
 
 def test_256_levels_are_the_pixels_of_the_source() -> None:
     assert images(pixels(num_levels=256), "train").unique().tolist() == [51]
-
-
-def test_number_of_levels_follows_from_the_tokenizer() -> None:
-    assert [num_levels(tokenizer) for tokenizer in ("gray256", "binary", "patch2x2", "patch4x4")] == [256, 2, 2, 2]
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchwork.core.errors import ConfigError
-from patchwork.evaluation.ensemble import StoredOutputs, check_comparable, combine
+from patchwork.evaluation.ensemble import StoredOutputs, check_comparable, combine, set_model
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
 from patchwork.runs.run import Run
+from patchwork.training.precision import make_precision
 
 SMALL = ["dataset=uci", "data.eval_batch_size=16", "trainer.accelerator=cpu"]
 
@@ -24,6 +27,7 @@ def untrained_run(overrides: str, seed: int, run_dir: Path) -> Run:
     with torch.no_grad():
         for parameter in task.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.3)
+    make_precision(config.trainer.precision, task.device).convert_module(task)
     return Run(run_dir / str(seed), config, {}, task.eval(), data)
 
 
@@ -40,10 +44,15 @@ def untrained_run(overrides: str, seed: int, run_dir: Path) -> Run:
         ("task=seq2seq model.embed_dim=16 model.stem=null model.patch_size=14", False),
     ],
 )
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_ensemble_metrics_from_tables_are_those_of_the_models(
-    overrides: str, from_tables: bool, tmp_path: Path
+    overrides: str, from_tables: bool, precision: str, tmp_path: Path
 ) -> None:
-    runs = [untrained_run(overrides, seed, tmp_path) for seed in (0, 1)]
+    sizes = (16, 16) if precision == "32-true" else (24, 7)  # of batches, which members need not share
+    runs = [
+        untrained_run(f"{overrides} trainer.precision={precision} data.eval_batch_size={size}", seed, tmp_path)
+        for seed, size in enumerate(sizes)
+    ]
     alone = runs[0].evaluate()
     with_itself = combine([runs[0], runs[0]])
     pair = combine(runs)
@@ -51,11 +60,40 @@ def test_ensemble_metrics_from_tables_are_those_of_the_models(
     assert isinstance(pair, StoredOutputs) is from_tables
     metrics = []
     for model in (with_itself, pair, models):
-        runs[0].task.model = model
+        set_model(runs[0].task, model)
         metrics.append(runs[0].evaluate())
-    assert metrics[0] == pytest.approx(alone, abs=2e-5)
-    assert metrics[1] == pytest.approx(metrics[2], abs=2e-5)
+    tolerance = 2e-5 if precision == "32-true" else 2e-6
+    assert metrics[0] == pytest.approx(alone, abs=tolerance)
+    assert metrics[1] == pytest.approx(metrics[2], abs=tolerance)
     assert metrics[1] != pytest.approx(alone, abs=2e-5)
+
+
+@given(order=st.permutations(range(6)), batch=st.lists(st.integers(0, 5), min_size=1))
+@settings(deadline=None, max_examples=30)
+def test_stored_outputs_are_looked_up_by_index(order: list[int], batch: list[int]) -> None:
+    outputs = torch.arange(12.0).view(6, 2)
+    model = StoredOutputs(torch.tensor(order), outputs[order])
+    assert torch.equal(model(torch.tensor(batch)), outputs[batch])
+    assert torch.equal(model(torch.tensor(batch)), outputs[batch])  # whatever was asked before
+
+
+@pytest.mark.parametrize(
+    "models", [("sum_distribution", "sequence_regressor"), ("sequence_regressor", "fully_connected")]
+)
+def test_models_with_other_outputs_cannot_be_combined(models: tuple[str, str], tmp_path: Path) -> None:
+    kinds = {"sum_distribution": True, "sequence_regressor": False, "fully_connected": False}
+    first, other = (
+        untrained_run(f"task=sum model={model} model.embed_dim=16 data.test_lengths=[]", seed, tmp_path)
+        for seed, model in enumerate(models)
+    )
+    check_comparable(first, other)
+    if kinds[models[0]] == kinds[models[1]]:
+        combine([first, other])
+        return
+    with pytest.raises(
+        ConfigError, match=r"^run=\S+/1 has model outputs of shape \(\) per sample, and \S+/0 of \(91,\)"
+    ):
+        combine([first, other])
 
 
 def test_evaluate_command_prints_the_ensemble_beside_its_members(

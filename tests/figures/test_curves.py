@@ -5,14 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from patchwork.figures.curves import plot_curves, read_metrics, smooth, spread_labels
+from patchwork.figures.curves import plot_curves
 from patchwork.figures.style import save_figure
 
 Rows = list[dict[str, Any]]
@@ -85,7 +82,7 @@ def annotations(figure: Figure) -> str:
     return "\n".join(text.get_text() for axes in figure.axes for text in axes.texts)
 
 
-def test_each_line_is_labelled_and_nested_metrics_are_omitted(tmp_path: Path) -> None:
+def test_each_line_is_labeled_and_nested_metrics_are_omitted(tmp_path: Path) -> None:
     text = annotations(plot(tmp_path, training(5)))
     for name in ("training", "validation", "learning rate", "sequence accuracy", "digit accuracy"):
         assert name in text.split("\n")
@@ -129,39 +126,3 @@ def test_labels_do_not_overlap(tmp_path: Path, name: str) -> None:
         assert box.x1 <= figure.bbox.x1
         for j in range(i):
             assert not box.overlaps(boxes[j]), (texts[i].get_text(), texts[j].get_text())
-
-
-def test_read_metrics_skips_values_that_are_not_finite_and_sorts_by_step(tmp_path: Path) -> None:
-    rows = [
-        {"epoch": 1, "step": 20, "val/loss": 0.5},
-        {"epoch": 0, "step": 10, "val/loss": 1.0, "lr": "nan"},
-        {"epoch": 2, "step": 30, "val/loss": ""},
-        {"epoch": 3, "step": 40, "val/loss": "inf"},
-    ]
-    columns = read_metrics(write(tmp_path / "metrics.csv", rows))
-    assert columns["val/loss"].value.tolist() == [1.0, 0.5]
-    assert columns["val/loss"].step.tolist() == [10, 20]
-    assert columns["val/loss"].epoch.tolist() == [1, 2]
-    assert "lr" not in columns
-
-
-@pytest.mark.parametrize("n", [1, 49, 50, 51, 1000])
-def test_smoothing_preserves_the_level_and_reduces_the_noise(n: int) -> None:
-    assert np.allclose(smooth(np.full(n, 3.0)), 3.0)
-    noise = np.random.default_rng(0).normal(size=n)
-    assert smooth(noise).shape == (n,)
-    assert n < 50 or smooth(noise).std() < 0.9 * noise.std()
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.floats(-0.5, 1.5), max_size=50))
-def test_spread_labels_preserves_order_and_minimum_gap(positions: list[float]) -> None:
-    moved = spread_labels(positions, 0.05)
-    gap = min(0.05, 1 / max(len(positions) - 1, 1)) - 1e-9
-    assert all(-1e-9 <= position <= 1 + 1e-9 for position in moved)
-    assert np.all(np.diff(sorted(moved)) >= gap)
-    assert np.argsort(moved, kind="stable").tolist() == np.argsort(positions, kind="stable").tolist()
-
-
-def test_spread_labels_leaves_positions_that_are_far_enough_apart() -> None:
-    assert spread_labels([0.7, 0.1, 0.4], 0.1) == [0.7, 0.1, 0.4]

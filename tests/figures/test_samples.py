@@ -54,7 +54,7 @@ def texts_top_down(figure: Figure) -> list[Any]:
     return sorted(figure.texts, key=lambda text: (-text.get_position()[1], text.get_position()[0]))
 
 
-def test_each_cell_is_labelled_below_in_raster_order() -> None:
+def test_each_cell_is_labeled_below_in_raster_order() -> None:
     figure = plot_samples([GRID, Sample(torch.rand(1, 28, 28), ["5"], ["5"])], "a title")
     texts = texts_top_down(figure)
     assert [text.get_text() for text in texts][:6] == ["a title", "5", "4", "0", "7", "9 (1)"]

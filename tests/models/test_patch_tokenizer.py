@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patchwork.models.patch_tokenizer import CONTEXT_RADIUS, PatchTokenizer
+from patchwork.models.patch_tokenizer import CONTEXT_RADIUS, PatchTokenizer, tokenizer_levels
 
 TOKENIZERS = ["gray256", "binary", "patch2x2", "patch4x4"]
 tokenizers = st.sampled_from(TOKENIZERS)
@@ -102,3 +102,8 @@ def test_causal_prefix_holds_the_pixels_of_earlier_sub_tokens_only() -> None:
 def test_tokenizers_that_do_not_fit_are_rejected(name: str, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PatchTokenizer(name, **{"image_size": 28, "num_levels": 2, **options})
+
+
+def test_number_of_levels_follows_from_the_tokenizer() -> None:
+    assert [tokenizer_levels(name) for name in TOKENIZERS] == [256, 2, 2, 2]
+    assert tokenizer_levels(None) == 2

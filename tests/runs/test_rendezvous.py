@@ -265,3 +265,14 @@ def test_processes_of_an_unknown_launcher_are_an_error(
     assert command("train", *TINY) == 2
     assert "neither torchrun nor srun" in capfd.readouterr().err
     assert not list(tmp_path.glob("outputs/seq2seq"))
+
+
+def test_splits_that_processes_cannot_share_evenly_are_refused_once_their_sizes_are_known(
+    command: Callable[..., int], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    overrides = [override for override in TINY if not override.startswith(("data.val_size", "data.eval_batch_size"))]
+    options = ["task=classify", "dataset.validation=181", "data.eval_batch_size=180"]
+    assert command("train", *overrides, *options, "trainer.devices=2", "trainer.strategy=ddp") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "data.val_size=181 cannot be divided evenly: use a multiple of 2" in line
+    assert list(tmp_path.iterdir()) == []

@@ -12,10 +12,14 @@ from patchwork.runs.compose import compose
         (["task=anchor", "model=fully_connected"], "model.anchored", True),
         (["task=pixels"], "data.num_levels", 2),
         (["task=pixels", "model.tokenizer=gray256"], "data.num_levels", 256),
+        (["task=pixels", "~model.tokenizer"], "data.num_levels", 2),
         (["task=pixels"], "model.num_words", 55),
         (["task=pixels"], "model.prompt_length", 16),
-        (["task=icons"], "data.num_classes", 28),
-        (["task=icons", "task.head=flat", "task.label=tense_person"], "data.num_classes", 15),
+        (["task=icons"], "data.num_outputs", 28),
+        (["task=icons", "task.head=flat", "task.label=tense_person"], "data.num_outputs", 15),
+        (["task=icons"], "model.num_classes", 28),
+        (["task=icons", "model=cnn"], "model.num_classes", 28),
+        (["task=classify"], "model.num_classes", 10),
     ],
 )
 def test_resolved_values_follow_from_task_and_model(overrides: list[str], key: str, value: int | bool) -> None:

@@ -22,7 +22,7 @@ from patchwork.core.errors import ConfigError, DataError
 from patchwork.runs.manifest import merge_manifest
 from patchwork.runs.run import Run
 from patchwork.runs.run_dir import make_run_dir
-from patchwork.runs.train import Session, record_outcome
+from patchwork.runs.train import TrainingContext, record_outcome
 from patchwork.training.checkpoint_io import weights_sha256
 from patchwork.training.loggers import RunLogger
 from patchwork.training.timing import RunTimer
@@ -250,7 +250,7 @@ def test_resume_writes_the_figures_that_failed(
 )
 def test_loggers_get_the_exit_code_of_the_run(tmp_path: Path, error: Exception | None, code: int) -> None:
     logger = Mock(spec=RunLogger)
-    session = Mock(spec=Session, trainer=Mock(loggers=[logger]), timer=RunTimer(0.0))
+    session = Mock(spec=TrainingContext, trainer=Mock(loggers=[logger]), timer=RunTimer(0.0))
     with nullcontext() if error is None else pytest.raises(type(error)), record_outcome(session, tmp_path, {"seed": 0}):
         if error is not None:
             raise error

@@ -16,7 +16,7 @@ def test_retraining_uses_seeds_that_no_trial_had(sweep: Any, capsys: pytest.Capt
 
 
 def test_failed_retraining_is_printed(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep("n_trials=1", "retrain=2", seeds={"values": [12, 14]}, method="grid") == 0
+    assert sweep("n_trials=1", "retrain=2", seeds={"values": [12, 14]}, method="grid") == 1
     output = capsys.readouterr().out
     assert "retraining with seeds 13 to 14" in output
     assert "sweep/retrained/000-seed-13 failed: seed=13 is unlucky" in output

@@ -22,10 +22,11 @@ from typing import Any
 import matplotlib.figure  # noqa: F401
 import sklearn.datasets  # noqa: F401
 
-import patchwork.core.fast_import  # noqa: F401
+import patchwork.core.fast_import
+import patchwork.runs.train  # noqa: F401
 from patchwork.core.schema import check_config
+from patchwork.runs.build import build
 from patchwork.runs.compose import compose
-from patchwork.runs.train import build
 
 ROOT = Path(__file__).parents[2]
 

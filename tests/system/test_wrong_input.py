@@ -182,7 +182,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("task.monitor=val/nonsense", ["task.monitor=val/nonsense", "val/sequence_accuracy"]),
     ("task.monitor=val/cell_accuracy", ["task.monitor=val/cell_accuracy", "val/sequence_accuracy"]),
     ("data=images", ["model.rows", "cannot be combined"]),
-    ("task.optimizer.lr=0.1", ["task.optimizer.lr", "set optimizer.lr"]),
+    ("task.optimizer.lr=0.1", ["task.optimizer.lr", "set that instead"]),
     # a model that does not fit the task or its data
     ("model._target_=patchwork.tasks.Seq2Seq", ["model._target_=patchwork.tasks.Seq2Seq", "patchwork.models"]),
     ("model.rows=3", ["rows", "3", "2"]),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchwork.core.errors import ConfigError
-from patchwork.models import ViT
+from patchwork.figures.braille import render
 from patchwork.tasks import Classify
 
 IMAGES = torch.rand(4, 1, 4, 4)
@@ -67,23 +67,22 @@ def test_predictions_are_the_most_probable_classes_and_know_their_images(make_ta
     assert (alone.target, alone.index.tolist(), alone.image_ids.tolist()) == (None, [0, 1, 2, 3], [[-1]] * 4)
 
 
-@torch.no_grad()
-def test_embeddings_are_the_features_before_the_head(make_task: Callable[..., Any]) -> None:
-    model = ViT(
-        image_size=4, in_channels=1, num_classes=3, stem=None, patch_size=2, embed_dim=8, num_heads=2, depth=1
-    ).eval()
-    task = make_task(Classify, model, num_classes=3)
-    assert task.predict_step({"image": IMAGES}, 0).embedding is None
-    task.with_embeddings = True
-    predictions = task.predict_step({"image": IMAGES}, 0)
-    torch.testing.assert_close(model.head(predictions.embedding).log_softmax(dim=1), predictions.log_probs)
-
-
 def test_samples_show_targets_and_predictions(make_task: Callable[..., Any]) -> None:
     task = make_task(Classify, FixedLogits(torch.eye(3)[:2]), num_classes=3)
     first, second = task.samples({"image": IMAGES[:2], "label": torch.tensor([0, 2])}, 2)
     assert (first.target, first.prediction) == (["0"], ["0"])
     assert (second.target, second.prediction) == (["2"], ["1"])
+
+
+def test_samples_and_answers_name_the_classes_where_they_have_names(make_task: Callable[..., Any]) -> None:
+    task = make_task(Classify, FixedLogits(torch.eye(3)[:2]), num_classes=3)
+    task.class_names = ("sandal", "bag", "ankle boot")
+    first, second = task.samples({"image": IMAGES[:2], "label": torch.tensor([0, 2])}, 2)
+    assert (first.target, first.prediction) == (["sandal"], ["sandal"])
+    assert (second.target, second.prediction) == (["ankle boot"], ["bag"])
+    captions = render([first, second], color=False, width=120)
+    assert "ankle boot" in captions
+    assert "✗bag" in captions
 
 
 def test_a_model_of_sequences_is_refused(make_task: Callable[..., Any]) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchwork.data.sources.icons import all_labels
+from patchwork.core.errors import ConfigError
+from patchwork.data.sources.icons import FACTORS, all_labels, num_logits
 from patchwork.tasks import Icons
 
 LABELS = all_labels(1)
@@ -27,7 +28,7 @@ class FixedOutputs(nn.Module):
 
 def test_factored_logits_add_up(make_task: Callable[..., Any]) -> None:
     outputs = torch.randn(300, 28)
-    task = make_task(Icons, FixedOutputs(outputs), label="combination", head="factored", holdout=None, num_classes=28)
+    task = make_task(Icons, FixedOutputs(outputs), label="combination", head="factored", holdout=None, num_outputs=28)
     logits, target = task.forward(BATCH), task.target(BATCH)
     assert logits.shape == (300, 300)
     assert torch.equal(target, torch.arange(300))
@@ -41,7 +42,7 @@ def test_factored_logits_add_up(make_task: Callable[..., Any]) -> None:
 def test_accuracy_is_counted_by_factor(
     make_task: Callable[..., Any], compute_metrics: Callable[..., dict[str, float]], label: str, num_classes: int
 ) -> None:
-    options = {"label": label, "head": "flat", "holdout": "combinations", "num_classes": num_classes}
+    options = {"label": label, "head": "flat", "holdout": "combinations", "num_outputs": num_classes}
     target = make_task(Icons, FixedOutputs(torch.empty(0)), **options).target(BATCH)
     assert len(target.unique()) == num_classes
     preds = torch.where(LABELS["verb"] == 0, (target + 1) % num_classes, target)
@@ -65,16 +66,27 @@ def test_accuracy_is_counted_by_factor(
 def test_outputs_from_log_probs_predict_the_same(
     make_task: Callable[..., Any], label: str, head: str, num_outputs: int
 ) -> None:
-    options = {"label": label, "head": head, "holdout": None, "num_classes": num_outputs}
+    options = {"label": label, "head": head, "holdout": None, "num_outputs": num_outputs}
     task = make_task(Icons, FixedOutputs(torch.randn(300, num_outputs)), **options)
     log_probs = task.predict_step(BATCH, 0).log_probs
     again = make_task(Icons, FixedOutputs(task.outputs_from_log_probs(log_probs)), **options)
     torch.testing.assert_close(again.predict_step(BATCH, 0).log_probs, log_probs)
 
 
+@pytest.mark.parametrize("label", list(FACTORS))
+@pytest.mark.parametrize("head", ["flat", "factored"])
+def test_outputs_of_the_configuration_fit_the_task(make_task: Callable[..., Any], label: str, head: str) -> None:
+    options = {"label": label, "head": head, "holdout": None}
+    count = num_logits(head, label)
+    task = make_task(Icons, FixedOutputs(torch.randn(300, count)), num_outputs=count, **options)
+    assert task.forward(BATCH).shape == (300, task.num_classes)
+    with pytest.raises(ConfigError, match=rf"data\.num_outputs={count + 1} does not fit .*: use {count}"):
+        make_task(Icons, FixedOutputs(torch.randn(300, count)), num_outputs=count + 1, **options)
+
+
 def test_predictions_need_no_labels(make_task: Callable[..., Any]) -> None:
     task = make_task(
-        Icons, FixedOutputs(torch.eye(300)), label="combination", head="flat", holdout=None, num_classes=300
+        Icons, FixedOutputs(torch.eye(300)), label="combination", head="flat", holdout=None, num_outputs=300
     )
     assert task.predict_step({"image": BATCH["image"]}, 0).target is None
     assert task.predict_step(BATCH, 0).correct.all()
@@ -82,7 +94,7 @@ def test_predictions_need_no_labels(make_task: Callable[..., Any]) -> None:
 
 def test_samples_show_the_names_of_classes(make_task: Callable[..., Any]) -> None:
     task = make_task(
-        Icons, FixedOutputs(torch.eye(300)[:1]), label="combination", head="flat", holdout=None, num_classes=300
+        Icons, FixedOutputs(torch.eye(300)[:1]), label="combination", head="flat", holdout=None, num_outputs=300
     )
     (sample,) = task.samples({name: values[:1] for name, values in BATCH.items()}, 1)
     assert sample.target == sample.prediction == ["work infinitive 1sg"]

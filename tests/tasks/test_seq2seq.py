@@ -1,5 +1,6 @@
 """Reading grids: metrics as plain counts of greedy decoding, predictions, samples, gradients and model interfaces."""
 
+import inspect
 import math
 from functools import partial
 from typing import Any
@@ -223,6 +224,40 @@ class SwappedArguments(EncoderDecoder):
 def test_a_model_with_another_interface_is_refused_in_one_line(model: nn.Module) -> None:
     with pytest.raises(ConfigError, match=rf"^[^\n]*{type(model).__name__}[^\n]*Seq2Seq[^\n]*\([^\n]*\)$"):
         make_seq2seq(model)
+
+
+@pytest.mark.parametrize("name", ["rows", "cols", "bos_id", "eos_id"])
+def test_a_model_without_an_attribute_that_the_task_reads_is_refused(name: str) -> None:
+    model = make_model()
+    delattr(model, name)
+    with pytest.raises(ConfigError, match=f"^model=EncoderDecoder does not fit task=Seq2Seq, which reads its {name}$"):
+        make_seq2seq(model)
+
+
+def test_no_other_members_of_a_model_are_used() -> None:
+    """A model of another class works in all that the task offers, with what `Seq2Seq` declares alone."""
+    inner = make_model().eval()
+    nn.init.normal_(inner.head.weight)
+    names = {*Seq2Seq.model_interface, *Seq2Seq.model_attributes} - {"forward"}
+
+    class Declared(nn.Module):
+        def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
+            return inner(image, tokens)
+
+    for name in names - set(Seq2Seq.model_attributes):
+        setattr(Declared, name, lambda self, *args, _name=name: getattr(inner, _name)(*args))
+        getattr(Declared, name).__signature__ = inspect.signature(getattr(EncoderDecoder, name))
+    model = Declared()
+    for name in Seq2Seq.model_attributes:
+        setattr(model, name, getattr(inner, name))
+    task, digits = make_seq2seq(model), random_grids(3)
+    batch = {"image": torch.randn(3, 1, ROWS * CELL, COLS * CELL), "digits": digits}
+    with torch.no_grad():
+        assert len(task.samples(batch, 3)) == 3
+        tokens = task.generate_tokens(batch)
+        assert torch.equal(task.predict_step(batch, 0).prediction, tokens)
+        torch.testing.assert_close(task.cached_logits(batch, tokens), task.logits(batch, tokens))
+        assert task.step(batch, "val") == task.step(batch, "train")
 
 
 @pytest.mark.parametrize("model_class", [EncoderDecoder, CellPoolEncoderDecoder, Scripted])

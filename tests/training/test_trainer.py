@@ -66,6 +66,9 @@ def test_gpus_are_not_limited_by_cpu_cores(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: True)
     check_accelerator("cuda", 8)
     check_accelerator("auto", 8)
+    monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="use up to 2"):
+        check_accelerator("auto", 8)
 
 
 def test_lightning_errors_are_translated_to_one_line() -> None:

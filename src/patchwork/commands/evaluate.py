@@ -1,13 +1,13 @@
-"""Measure a run again on the test split, or several runs as an ensemble; score a generative model."""
+"""Evaluate a run on the test split again, or several runs as an ensemble; score a generative model."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, MinLen
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from patchwork.commands.app import call_command
-from patchwork.core.errors import ConfigError
+from patchwork.commands.options import check_defaults
 
 
 def command(args: list[str]) -> int:
@@ -16,8 +16,8 @@ def command(args: list[str]) -> int:
 
 def evaluate(
     *,
-    run: str | Annotated[list[str], MinLen(1)],
-    classifier: str | None = None,
+    run: Annotated[str, MinLen(1)] | Annotated[list[str], MinLen(1)],
+    classifier: Annotated[str, MinLen(1)] | None = None,
     num_samples: Annotated[int, Ge(10)] = 10_000,
     temperature: PositiveFloat = 1.0,
     guidance: NonNegativeFloat = 1.0,
@@ -29,12 +29,14 @@ def evaluate(
     Args:
         run: a run directory, or [RUN_DIR,RUN_DIR,…] for an ensemble that averages the runs' probabilities.
         classifier: a run of task=classify for the classifier-based scores of a generative model.
-        num_samples: images that a generative model generates to be scored.
-        temperature: of these images; likelihoods do not depend on it.
+        num_samples: number of images that a generative model generates to be scored.
+        temperature: sampling temperature of these images; likelihoods do not depend on it.
         guidance: scale of classifier-free guidance of these images; above 1 they are more typical and less diverse.
 
     Raises:
-        PatchworkError: of the kind that says what is wrong.
+        ConfigError: if options cannot be combined or used with these runs.
+        DataError: if a run or its data cannot be read, or the data are not those of the run.
+        ResourceError: if the scorecard cannot be written.
     """
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.evaluation.ensemble import evaluate_ensemble
@@ -44,14 +46,20 @@ def evaluate(
     from patchwork.runs.run import Run
     from patchwork.tasks import Pixels
 
-    generative_only = {"classifier": classifier, "temperature": temperature, "guidance": guidance}
+    generative_only = {
+        "classifier": classifier,
+        "num_samples": num_samples,
+        "temperature": temperature,
+        "guidance": guidance,
+    }
     if not isinstance(run, str):
-        check_unset(generative_only, "run names several")
+        check_defaults(evaluate, generative_only, "applies only to a single generative model")
         evaluate_ensemble([Path(run_dir) for run_dir in run])
         return
     loaded = Run.load(run)
     if not isinstance(loaded.task, Pixels):
-        check_unset(generative_only, f"run={run} is not one")
+        reason = f"applies only to a generative model, and run={run} is a {type(loaded.task).__name__} run"
+        check_defaults(evaluate, generative_only, reason)
         evaluate_run(loaded)
         return
     scorecard = Scorecard(
@@ -62,10 +70,3 @@ def evaluate(
     )
     evaluate_run(loaded)
     scorecard.write()
-
-
-def check_unset(options: dict[str, Any], reason: str) -> None:
-    """Raise a `ConfigError` if an option for generative models is not at its default."""
-    for key, value in options.items():
-        if value not in (None, 1):
-            raise ConfigError(f"{key}={value} is for a single generative model, and {reason}: drop {key}")

@@ -1,11 +1,12 @@
 """Generate images with a trained model: by class, by a text prompt, or by inpainting a part of an image."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Interval, MinLen
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from patchwork.commands.app import call_command
+from patchwork.commands.options import check_defaults
 from patchwork.core.errors import ConfigError
 
 
@@ -34,16 +35,16 @@ def generate(
     Args:
         run: a run directory of task=pixels.
         classes: classes to generate, in turn; by default all of them.
-        prompt: text that asks for a digit, or for a sum or difference that gives one, as "show me 2 plus four".
+        prompt: text that asks for a class by its number, or by a sum or difference, as "show me 2 plus four".
         inpaint: index of a test image, or an image file, of which a part is to be generated anew.
-        mask: which part that is: bottom (the default), right, box, or an image file that is white there.
-        num_images: how many images to generate; by default 64, and 8 with inpaint.
+        mask: the part to generate: bottom (the default), right, box, or an image file that is white there.
+        num_images: number of images to generate; by default 64, and 8 with inpaint.
         temperature: below 1 images are more typical, above 1 more diverse.
-        top_k: sample from the likeliest tokens only, this many; null for all.
-        top_p: sample from the fewest likeliest tokens that have this probability together.
+        top_k: number of likeliest tokens to sample from; null for all.
+        top_p: sample from the fewest likeliest tokens whose total probability reaches this.
         guidance: scale of classifier-free guidance; above 1 images match their class or prompt more clearly.
         particles: particles of the sequential Monte Carlo sampler that inpaints; by default 64.
-        seed: of the samples.
+        seed: seed of the samples.
         stream: show the images in the terminal while they are generated.
 
     Raises:
@@ -51,19 +52,13 @@ def generate(
         DataError: if an image file cannot be read.
         ResourceError: if the output cannot be written.
     """
-    check_options(
-        classes=classes,
-        prompt=prompt,
-        inpaint=inpaint,
-        inpainting_only={"mask": mask, "particles": particles},
-        sampling_only={
-            "temperature": (temperature, 1.0),
-            "top_k": (top_k, None),
-            "top_p": (top_p, 1.0),
-            "guidance": (guidance, 1.0),
-            "stream": (stream, False),
-        },
-    )
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+    if prompt is not None and (classes is not None or inpaint is not None):
+        raise ConfigError(f"prompt={prompt} already says what to generate: drop classes and inpaint")
+    if inpaint is None:
+        check_defaults(generate, {"mask": mask, "particles": particles}, "applies only with inpaint=…")
+    else:
+        check_defaults(generate, {**sampling, "stream": stream}, f"is not available with inpaint={inpaint}")
 
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.models.generator import SamplingOptions
@@ -72,41 +67,9 @@ def generate(
 
     loaded = Run.load(run)
     if inpaint is None:
-        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
         text = None if prompt is None else str(prompt)
-        generate_images(loaded, ImageRequest(classes, text, num_images or 64, options, seed), stream=stream)
+        image_request = ImageRequest(classes, text, num_images or 64, SamplingOptions(**sampling), seed)
+        generate_images(loaded, image_request, stream=stream)
     else:
         request = InpaintRequest(inpaint, mask or "bottom", classes, num_images or 8, particles or 64, seed)
         inpaint_image(loaded, request)
-
-
-def check_options(
-    *,
-    classes: list[int] | None,
-    prompt: str | int | None,
-    inpaint: str | int | None,
-    inpainting_only: dict[str, object],
-    sampling_only: dict[str, tuple[object, object]],
-) -> None:
-    """Check that options can be combined.
-
-    Args:
-        classes: what to generate,
-        prompt: or this,
-        inpaint: or the image to complete.
-        inpainting_only: options for inpainting, which are None if they are not set.
-        sampling_only: options for generating whole images, each with its default.
-
-    Raises:
-        ConfigError: if they cannot.
-    """
-    if prompt is not None and (classes is not None or inpaint is not None):
-        raise ConfigError(f"prompt={prompt} already says what to generate: drop classes and inpaint")
-    if inpaint is None:
-        for key, value in inpainting_only.items():
-            if value is not None:
-                raise ConfigError(f"{key}={value} is for inpainting: add inpaint, or drop {key}")
-        return
-    for key, (value, default) in sampling_only.items():
-        if value != default:
-            raise ConfigError(f"{key}={value} is not available with inpaint={inpaint}: drop {key}")

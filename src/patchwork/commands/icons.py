@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 from pydantic import NonNegativeInt, PositiveInt
 
 from patchwork.commands.app import call_command
@@ -23,7 +23,7 @@ def command(args: list[str]) -> int:
 
 def write_icons(
     *,
-    out: str,
+    out: Annotated[str, MinLen(1)],
     samples_per_class: PositiveInt = 5,
     difficulty: Annotated[float, Interval(ge=0, le=2)] = 1.0,
     seed: NonNegativeInt = 0,

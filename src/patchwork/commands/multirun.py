@@ -33,7 +33,7 @@ from patchwork.runs.compose import CONF_DIR
 STOP = "stop"
 
 
-# --- the process that leads ------------------------------------------------------------------------------------------
+# --- the parent process ------------------------------------------------------------------------------------------
 
 
 class MultirunCallback(Callback):
@@ -44,7 +44,7 @@ class MultirunCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         sweep_dir = Path(config.hydra.sweep.dir)
         MultirunCallback.sweep_dir = sweep_dir
-        for path in (*sweep_dir.glob("[0-9]*.json"), sweep_dir / STOP):  # of an earlier multirun there
+        for path in (*status_files(sweep_dir), sweep_dir / STOP):  # of an earlier multirun there
             path.unlink(missing_ok=True)
 
         def stop(signum: int, frame: FrameType | None) -> None:
@@ -65,9 +65,17 @@ class MultirunCallback(Callback):
                 }
 
 
+def status_files(sweep_dir: Path) -> list[Path]:
+    """Return the status files of the jobs of a multirun, in the order of the jobs."""
+    return sorted((path for path in sweep_dir.glob("*.json") if path.stem.isdecimal()), key=lambda path: int(path.stem))
+
+
 def print_summary(sweep_dir: Path) -> int:
     """Print the jobs of a multirun as a table, and return its exit code: that of the first job that failed."""
-    jobs = sorted((read_json(path) for path in sweep_dir.glob("*.json")), key=lambda job: job["job"])
+    jobs = [
+        {"job": int(path.stem), "overrides": [], "status": "unknown", **read_json(path)}
+        for path in status_files(sweep_dir)
+    ]
     print(f"\n{summary(jobs)}\n")
     finished = sum(job["status"] == "finished" for job in jobs)
     hint = "" if finished == len(jobs) else "; the same command with resume=auto runs the missing ones"
@@ -88,7 +96,7 @@ def run_job() -> None:
     path, log = sweep_dir / f"{index}.json", sweep_dir / f"{index}.log"
     job = {"job": index, "overrides": overrides}
     if (sweep_dir / STOP).exists():
-        write_json(path, {**job, "status": "not run"})
+        write_json(path, {**job, "status": "skipped"})
         return
     write_json(path, {**job, "status": "running"})
     sequential = hydra_cfg.runtime.choices["hydra/launcher"] == "basic"
@@ -149,7 +157,7 @@ def wait(child: subprocess.Popen, stop: Path, parent: int | None) -> int:
 
 
 def job_outcome(exit_code: int, job: dict[str, Any]) -> dict[str, Any]:
-    """Return the status of a job by the exit code of its process and by what the job itself wrote down."""
+    """Return the status of a job by the exit code of its process and by what the job recorded."""
     if exit_code == 0:
         return {"status": "finished", "exit_code": 0} if job.get("done") else {"status": "exited early", "exit_code": 1}
     exit_code = 128 - exit_code if exit_code < 0 else exit_code

@@ -63,13 +63,13 @@ def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, 
         unknown if correct is None else correct.tolist(),
         strict=True,
     )
-    for index, image_ids, target_text, prediction, likelihood, is_correct in columns:
+    for index, image_ids, target_text, prediction, chosen_probability, is_correct in columns:
         yield {
             "index": index,
             "image_ids": [image_id for image_id in image_ids if image_id >= 0],
             "target": target_text,
             "prediction": prediction,
-            "probability": None if likelihood is None else round(likelihood, 6),
+            "probability": None if chosen_probability is None else round(chosen_probability, 6),
             "correct": is_correct,
         }
 

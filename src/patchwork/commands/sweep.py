@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from patchwork.sweep.compose import SweepConfig
+    from patchwork.sweep.results import ParamsResult
 
 DEFAULT_TRIALS = 20
 
@@ -33,7 +34,10 @@ def parse_and_sweep(args: list[str]) -> None:
     Raises:
         ConfigError: if no file or several are given; and as `sweep` does.
     """
-    paths = [arg for arg in args if "=" not in arg]
+    paths = [arg for arg in args if "=" not in arg and not arg.startswith(("-", "~"))]
+    for arg in args:
+        if arg.startswith(("-", "~")):
+            raise ConfigError(f"{arg} is not allowed: use group=choice and key=value")
     if len(paths) != 1:
         raise ConfigError(
             f"{len(paths)} files are given, not one: patchwork sweep sweeps/seq2seq.yaml n_trials=20, "
@@ -63,10 +67,10 @@ def sweep(
     parameters that they set are not searched.
 
     Args:
-        path: of the file, or the name of a packaged one.
-        overrides: of `patchwork train`, which all trials share.
-        n_trials: trials in all, including those before a resume; by default as before, the file's `run_cap`, or 20.
-        n_jobs: trials in parallel.
+        path: path of the file, or the name of a packaged one.
+        overrides: overrides of `patchwork train` that all trials share.
+        n_trials: total number of trials, with those before a resume; by default as before, the file's `run_cap`, or 20.
+        n_jobs: number of parallel trials.
         sweep_dir: directory of the sweep, which is resumed if there is one; default outputs/sweeps/FILE/TIME.
         storage: URL of a database, as sqlite:///sweep.db, for machines that share no directory.
         dry_run: only print which configurations are infeasible and what the others cost.
@@ -79,12 +83,14 @@ def sweep(
         ResourceError: if the directory or the database cannot be opened.
         PatchworkError: if no trial finished. A single trial that fails does not end the sweep.
     """
+    import optuna
+
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.sweep.compose import load_sweep
     from patchwork.sweep.estimate import print_estimate
-    from patchwork.sweep.results import report
     from patchwork.sweep.retrain import retrain as retrain_selected
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     config = load_sweep(find_file(path), overrides)
     if ensemble:
         check_ensemble(config)
@@ -94,14 +100,11 @@ def sweep(
     study, directory = open_study(config, sweep_dir, storage)
     try:
         search(config, study, directory, shared_dir=storage is None, n_trials=n_trials, n_jobs=n_jobs)
-        selected = report(config, study, directory)
-        if selected is None:
-            raise PatchworkError(f"no trial finished, so there is nothing to select; see {directory / 'trials.csv'}")
+        selected = select(config, study, directory)
         if retrain:
             retrain_selected(config, selected, directory, count=retrain, n_jobs=n_jobs)
     except Interrupted as error:
-        advice = f"; resume with the same command and sweep_dir={directory}"
-        raise Interrupted(error.exit_code - 128, advice) from error
+        raise Interrupted(error.exit_code - 128, f"; resume with the same command and sweep_dir={directory}") from error
     if ensemble:
         evaluate_best(study, ensemble)
 
@@ -140,11 +143,8 @@ def open_study(config: "SweepConfig", sweep_dir: str | None, storage: str | None
         DataError: if its journal is damaged.
         ResourceError: if the directory or the database cannot be opened.
     """
-    import optuna
-
     from patchwork.sweep.study import open_database_study, open_journal_study, study_settings
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = study_settings(config)
     study = open_database_study(storage, settings) if storage is not None else None
     directory = make_sweep_dir(sweep_dir, config.path.stem)
@@ -173,6 +173,20 @@ def search(
     study.set_user_attr("n_trials", total)
     print(f"sweep of {config.path} in {directory}: {total} trials, {n_jobs} in parallel")
     Search(config, study, directory, shared_dir=shared_dir, n_trials=total, n_jobs=n_jobs).run()
+
+
+def select(config: "SweepConfig", study: "Study", directory: Path) -> "ParamsResult":
+    """Report the results of a search and return the selected one.
+
+    Raises:
+        PatchworkError: if no trial finished.
+    """
+    from patchwork.sweep.results import report
+
+    selected = report(config, study, directory)
+    if selected is None:
+        raise PatchworkError(f"no trial finished, so there is nothing to select; see {directory / 'trials.csv'}")
+    return selected
 
 
 def evaluate_best(study: "Study", count: int) -> None:

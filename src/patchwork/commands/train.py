@@ -36,7 +36,11 @@ def compose_and_run(args: list[str]) -> int:
     argv = sys.argv
     multirun.MultirunCallback.sweep_dir = None
 
+    composed = False
+
     def job(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             multirun.run_job()
             return
@@ -50,6 +54,8 @@ def compose_and_run(args: list[str]) -> int:
         with patch.object(sys, "argv", [argv[0], *args]), patch.object(ArgumentParser, "error", argparse_error):
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed:
+            raise
         raise translate_hydra_error(error, CONF_DIR, "train", args) from error
     except RuntimeError as error:
         if multirun.MultirunCallback.sweep_dir is None:

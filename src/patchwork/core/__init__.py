@@ -1,1 +1,1 @@
-"""What every package uses: errors, the schema of configurations, atomic files, processes. It imports no torch."""
+"""What every package uses: errors, the schema of configurations, atomic files. Importing it imports no torch."""

@@ -74,5 +74,5 @@ def sync_directory(path: Path) -> None:
 
 def not_writable(path: Path, error: OSError) -> ResourceError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk is full" if full else error.strerror or str(error)
-    return ResourceError(f"{path} cannot be written: {reason}; free some space or choose another directory")
+    reason = "the disk is full; free some space or choose another directory" if full else error.strerror or str(error)
+    return ResourceError(f"{path} cannot be written: {reason}")

@@ -65,7 +65,7 @@ def as_user_error(error: BaseException) -> PatchworkError | None:
         )
     disk = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
     if isinstance(error, OSError) and error.errno in disk:
-        return ResourceError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}")
+        return ResourceError(f"{error.filename or 'a file of the run'} cannot be read or written: {error.strerror}")
     return None
 
 

@@ -5,12 +5,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.core.errors import ConfigError, one_line
+from patchwork.core.hydra_compose import compose_config
 from patchwork.core.overrides import parse_yaml
 from patchwork.core.schema import TARGET_PACKAGES, unknown_key_error
 
@@ -40,25 +41,46 @@ def translate_hydra_error(error: BaseException, conf_dir: Path, config_name: str
         return ConfigError(f"{override} lists several values: add -m to run each, or write {key}=[{values}] for a list")
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_override_error(match[1], conf_dir, config_name, overrides)
+    for override in overrides:
+        if not override.startswith("--") and not is_override(override):
+            return ConfigError(f"{override!r} is not allowed: overrides are group=choice and key=value, see --help")
     null_choices = [override for override in overrides if override.endswith("=null")]
     if null_choices and "NoneType" in text:
         return ConfigError(f"{' '.join(null_choices)}: a group needs a choice ({one_line(error)})")
     return ConfigError(one_line(error))
 
 
+def is_override(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
 def unknown_override_error(key: str, conf_dir: Path, config_name: str, overrides: list[str]) -> ConfigError:
     """Return the error of an override whose key does not exist; its parent's keys are those without the override."""
     if key.startswith("task.") and key.split(".")[1] in TARGET_PACKAGES:
-        return ConfigError(f"{key} is a link: set {key.removeprefix('task.')} instead")
+        return ConfigError(f"{key} refers to {key.removeprefix('task.')}: set that instead")
     matching = [override for override in overrides if override.lstrip("+~").startswith(f"{key}=")]
     others = [override for override in overrides if "=" in override and override not in matching]
     value = parse_yaml(matching[0].partition("=")[2]) if matching else ""
-    with hydra.initialize_config_dir(str(conf_dir), version_base="1.3"):
-        try:
-            node: Any = hydra.compose(config_name, others)
-        except (HydraException, OmegaConfBaseException):  # more than one error
-            node = hydra.compose(config_name)
-    parent = key.rpartition(".")[0]
-    for name in filter(None, parent.split(".")):
-        node = node.get(name) if isinstance(node, DictConfig) else None
-    return unknown_key_error(key, value, parent or "the configuration", [str(name) for name in node or []])
+    try:
+        node: Any = compose_config(conf_dir, config_name, others)
+    except (HydraException, OmegaConfBaseException):  # more than one error
+        node = compose_config(conf_dir, config_name, [])
+    parents = key.split(".")[:-1]
+    for depth, name in enumerate(parents):
+        child = node.get(name) if isinstance(node, DictConfig) else None
+        if not isinstance(child, DictConfig):  # the unknown key is an earlier one
+            return unknown_key_error(".".join([*parents[:depth], name]), value, owner(parents[:depth]), names(node))
+        node = child
+    return unknown_key_error(key, value, owner(parents), names(node))
+
+
+def owner(parents: list[str]) -> str:
+    return ".".join(parents) or "the configuration"
+
+
+def names(node: Any) -> list[str]:
+    return [str(name) for name in node] if isinstance(node, DictConfig) else []

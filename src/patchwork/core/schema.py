@@ -10,9 +10,10 @@ import difflib
 import importlib
 import inspect
 import math
-import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Interval, MinLen
@@ -45,6 +46,7 @@ SCALAR_KEYS: dict[str, Any] = {
 REQUIRED_KEYS = ("task", "model", "data", "dataset", "optimizer", "scheduler", "trainer", "seed")
 COLLECTIONS = ("logger", "callbacks")  # groups that hold nodes by name, or null to leave one out
 PARTIAL_GROUPS = ("optimizer", "scheduler", "logger")  # `_partial_`: called once the run has what they need
+DATA_KEYS = {"num_classes": ("num_outputs", "num_classes")}  # which key of the data sets it: the first that there is
 RUNTIME_ARGS = {"module", "optimizer", "steps", "run_dir"}  # which the run passes to them
 
 
@@ -55,7 +57,7 @@ def check_config(config: DictConfig) -> None:
         ConfigError: at the first error; one line that names the key, the value and what is allowed.
     """
     values = resolve(config)
-    for key, value in sorted(values.items(), key=lambda item: item[0] == "task"):  # the task links to others: last
+    for key, value in sorted(values.items(), key=lambda item: item[0] == "task"):  # the task refers to the others: last
         if key in SCALAR_KEYS:
             check_value(key, value, SCALAR_KEYS[key])
         elif key not in TARGET_PACKAGES:
@@ -74,10 +76,10 @@ def check_config(config: DictConfig) -> None:
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, all links followed.
+    """Return a configuration as plain values, interpolations resolved.
 
     Raises:
-        ConfigError: if a link leads nowhere, or a value is missing.
+        ConfigError: if an interpolation cannot be resolved, or a value is missing.
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -94,12 +96,14 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 def check_links(values: Mapping[str, Any]) -> None:
     """Check that what the model and the task share with the data is what the data has."""
+    data = values["data"]
     for group in ("model", "task"):
-        for key in values[group].keys() & values["data"].keys() - {"_target_"}:
-            if values[group][key] != values["data"][key]:
+        for key in values[group].keys() - {"_target_"}:
+            data_key = next((name for name in DATA_KEYS.get(key, (key,)) if name in data), None)
+            if data_key and values[group][key] != data[data_key]:
                 raise ConfigError(
                     f"{group}.{key}={format_value(values[group][key])} does not match the data: it is set by "
-                    f"data.{key}, which is {format_value(values['data'][key])}"
+                    f"data.{data_key}, which is {format_value(data[data_key])}"
                 )
 
 
@@ -169,7 +173,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
 
 def format_validation_error(details: Mapping[str, Any]) -> str:
     """Format one of pydantic's errors, with the place of the value in a list or mapping."""
-    message = str(details["msg"]).replace("Input", "it")
+    message = re.sub(r"^[A-Z]\w+ should", "it should", str(details["msg"]))
     parts = [str(part) for part in details["loc"] if isinstance(part, int) or str(part).isidentifier()]
     location = ".".join(part for part in parts if part not in vars(builtins))  # a union's types are not places
     return f"{location} {message}" if location else message
@@ -231,9 +235,9 @@ def qualified_name(target: Any) -> str:
 @cache
 def modules() -> frozenset[str]:
     """Return the names of the modules of this package, without importing them."""
-    import patchwork
-
-    return frozenset(module.name for module in pkgutil.walk_packages(patchwork.__path__, "patchwork."))
+    root = Path(__file__).resolve().parents[1]
+    paths = (path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py"))
+    return frozenset(".".join(path.parts).removesuffix(".__init__") for path in paths) - {"patchwork"}
 
 
 @cache

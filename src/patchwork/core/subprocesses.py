@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import IO
 
-LIBC = ctypes.CDLL(None)
+LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 PR_SET_PDEATHSIG = 1
 
 
@@ -39,7 +39,7 @@ def start(
 
 
 def setup_child() -> None:
-    """Before the program begins: react to Ctrl-C, whatever the parent does with it, and end with the parent."""
+    """Before the program starts: restore the default handler of SIGINT, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if hasattr(LIBC, "prctl"):
+    if LIBC is not None and hasattr(LIBC, "prctl"):
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

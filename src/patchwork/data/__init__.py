@@ -1,4 +1,4 @@
-"""From a source of images to a batch."""
+"""Data modules: from a source of images to batches."""
 
 from patchwork.data.anchor import AnchorDataModule
 from patchwork.data.base import BaseDataModule, Batch, Split

@@ -1,4 +1,4 @@
-"""From a source of images to a batch: every batch is a pure function of (seed, epoch, index), split over the ranks.
+"""Data modules, samplers and loaders: every batch is a pure function of (seed, epoch, index), split over the ranks.
 
 That one property gives fresh samples in every epoch, the same run twice, exact resume in the middle of an epoch
 whatever the number of workers, and shards for distributed training that do not overlap.
@@ -68,16 +68,16 @@ class BatchIndexSampler(Sampler[BatchIndex]):
 
 
 class BaseDataModule(pl.LightningDataModule):
-    """A data module whose children make one batch; it adds loaders, epochs, shards and resuming.
+    """Base class of data modules: subclasses implement `make_batch`; it adds loaders, epochs, shards and resuming.
 
     A batch of `batch_size` samples is distributed evenly over the ranks: rank r of w makes the samples r, r + w, …
 
     Batches of validation and test hold two more tensors, after all others: `index` (B,), the sample's index in its
-    split, and `image_ids` (B, K), the indices in the source's split of the images that the sample is made of, -1 where
-    there is none.
+    split, and `image_ids` (B, K), the images that the sample is made of, as indices in the source's official training
+    or test part, -1 where there is none. Those of validation thus mean the same images in every fold.
 
     Args:
-        seed: of the training samples; validation and test samples do not depend on it.
+        seed: seed of the training samples; validation and test samples do not depend on it.
         batch_size: samples in a training batch, over all ranks.
         eval_batch_size: samples in a validation or test batch, over all ranks.
         samples_per_epoch: training samples in an epoch.
@@ -127,6 +127,11 @@ class BaseDataModule(pl.LightningDataModule):
     def make_batch(self, split: Split, batch_index: BatchIndex, shard: slice) -> Batch:
         """Make the samples `shard` of a batch, all at once."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, known before anything is read; none if classes are numbers."""
+        return ()
+
     @abstractmethod
     def source_images(self, split: Split) -> Tensor:
         """Return the images (n, C, H, W), uint8, that a split's samples are made of, once they are loaded."""
@@ -142,7 +147,7 @@ class BaseDataModule(pl.LightningDataModule):
         return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(0, None, 1)
 
     def check_shards(self, world_size: int) -> None:
-        """Raise a `ConfigError` if `world_size` ranks cannot share the batches evenly."""
+        """Raise a `ConfigError` if `world_size` ranks cannot share the batches evenly, once the data is loaded."""
         sizes = {
             "data.batch_size": self.batch_size,
             "data.eval_batch_size": self.eval_batch_size,

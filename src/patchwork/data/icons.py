@@ -17,7 +17,7 @@ class IconsDataModule(ImagesDataModule):
     their combination was held out of training.
 
     Args:
-        num_classes: outputs of the model, which its configuration refers to, see
+        num_outputs: outputs of the model, which its configuration refers to, see
             `patchwork.data.sources.icons.num_logits`.
         samples_per_epoch: icons in an epoch, see `ImagesDataModule`.
         samples_per_class: see `patchwork.data.sources.icons.Icons`, as for `difficulty` and `holdout`.
@@ -31,7 +31,7 @@ class IconsDataModule(ImagesDataModule):
         seed: NonNegativeInt,
         batch_size: PositiveInt,
         eval_batch_size: PositiveInt,
-        num_classes: PositiveInt,
+        num_outputs: PositiveInt,
         image_size: Literal[32] = 32,
         in_channels: Literal[3] = 3,
         samples_per_epoch: PositiveInt,
@@ -56,7 +56,7 @@ class IconsDataModule(ImagesDataModule):
             num_workers=num_workers,
             overfit_one_batch=overfit_one_batch,
         )
-        self.num_outputs = num_classes  # `self.num_classes` counts the classes of the source
+        self.num_outputs = num_outputs
         self.holdout = holdout
 
     def make_batch(self, split: Split, batch_index: BatchIndex, shard: slice) -> Batch:

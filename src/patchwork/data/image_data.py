@@ -1,4 +1,4 @@
-"""What all data modules over an image source share: the source, its splits, augmentation and normalization."""
+"""Base class of data modules over an image source: the source, its splits, augmentation and normalization."""
 
 from abc import abstractmethod
 from typing import Annotated, Literal
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from patchwork.core.errors import ConfigError
 from patchwork.data.base import BaseDataModule, Batch, Split
-from patchwork.data.sources.base import ImageSourceConfig, LabelledImages
+from patchwork.data.sources.base import ImageSourceConfig, LabeledImages, normalize_pixels
 from patchwork.data.transforms import RandomAffineElastic
 
 
 class ImageSourceDataModule(BaseDataModule):
-    """A data module whose samples are made of a source's images; a child composes them in `make_batch`.
+    """A data module whose samples are made of a source's images; subclasses compose them in `make_batch`.
 
     Training, validation and test samples are made of different images. Validation and test samples are sampled once, by
     a fixed seed, so that runs can be compared sample by sample.
@@ -23,11 +23,11 @@ class ImageSourceDataModule(BaseDataModule):
     Args:
         dataset: the configured source of images.
         num_classes: classes below this number are used.
-        in_channels: of an image, as the source has.
-        augment: random transform of every training image by itself, or null.
+        in_channels: channels of an image, as the source has.
+        augment: random transform applied to each training image independently, or null.
     """
 
-    image_size: int  # set by the child; the source's images are resized to it if they differ
+    image_size: int  # set by the subclass; the source's images are resized to it if they differ
 
     def __init__(
         self,
@@ -43,6 +43,19 @@ class ImageSourceDataModule(BaseDataModule):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.augment = augment
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.class_names[: self.num_classes]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return the shape (C, height, width) of an image in a batch, known before the source is loaded."""
+        return self.in_channels, self.image_size, self.image_size
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Normalize float pixels from [0, 255] in place, as batches are; the source need not be loaded."""
+        return normalize_pixels(pixels, self.dataset.mean, self.dataset.std)
 
     def prepare_data(self) -> None:
         """Load the source before any process is started, so that a missing file is found early."""
@@ -63,11 +76,8 @@ class ImageSourceDataModule(BaseDataModule):
                 f"data.in_channels={self.in_channels} is not allowed: use {source.num_channels}, "
                 f"as dataset={source.name} has"
             )
-        source_splits: dict[Split, LabelledImages] = {"train": source.train, "val": source.val, "test": source.test}
+        source_splits: dict[Split, LabeledImages] = {"train": source.train, "val": source.val, "test": source.test}
         self.splits = {split: self.filter_and_resize(images) for split, images in source_splits.items()}
-        self.source_indices = {  # of the splits' images in those of the source
-            split: (images.labels < self.num_classes).nonzero().squeeze(1) for split, images in source_splits.items()
-        }
         self.source = source
         self.build_eval_samples()
 
@@ -78,15 +88,17 @@ class ImageSourceDataModule(BaseDataModule):
     def source_images(self, split: Split) -> Tensor:
         return self.splits[split].images
 
-    def filter_and_resize(self, source: LabelledImages) -> LabelledImages:
+    def filter_and_resize(self, source: LabeledImages) -> LabeledImages:
         """Return the images of classes below `num_classes`, of the configured size."""
         keep = source.labels < self.num_classes
-        images, labels = (source.images, source.labels) if keep.all() else (source.images[keep], source.labels[keep])
+        if not keep.all():
+            source = LabeledImages(source.images[keep], source.labels[keep], source.indices[keep])
+        images = source.images
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
             images = images.round().clamp(0, 255).byte()
-        return LabelledImages(images, labels)
+        return LabeledImages(images, source.labels, source.indices)
 
     def sample_augmentation(self, split: Split, *shape: int, rng: torch.Generator) -> Tensor | None:
         """Sample augmentation parameters (*shape, P) for training images; None where nothing is augmented."""
@@ -101,9 +113,10 @@ class ImageSourceDataModule(BaseDataModule):
         """Return `index` and `image_ids` of samples, see `BaseDataModule`.
 
         Args:
-            split: of the samples.
-            index: of each sample in its split (B,).
-            indices: of the images that each sample is made of (B, K), negative where there is none.
+            split: split of the samples.
+            index: index of each sample in its split (B,).
+            indices: indices in `splits` of the images that each sample is made of (B, K), negative where there is
+                none.
         """
-        image_ids = self.source_indices[split][indices.clamp_min(0)]
+        image_ids = self.splits[split].indices[indices.clamp_min(0)]
         return {"index": index, "image_ids": image_ids.where(indices >= 0, -1)}

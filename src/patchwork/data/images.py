@@ -1,4 +1,6 @@
-"""Single images, each by itself."""
+"""Single images."""
+
+import sys
 
 import torch
 from pydantic import PositiveInt
@@ -18,13 +20,22 @@ class ImagesDataModule(ImageSourceDataModule):
 
     Args:
         image_size: pixels of a side.
-        val_size, test_size: images to evaluate on; all where there are fewer.
+        val_size: images to validate on, or null for all; also all where there are fewer.
+        test_size: images to test on, likewise.
     """
 
     batch_keys: tuple[str, ...] = ("image", "label")
 
-    def __init__(self, *, image_size: PositiveInt = 28, **source: object) -> None:
-        super().__init__(**source)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        *,
+        image_size: PositiveInt = 28,
+        val_size: PositiveInt | None = None,
+        test_size: PositiveInt | None = None,
+        **source: object,
+    ) -> None:
+        # the source's sizes are known once it is loaded
+        super().__init__(val_size=val_size or sys.maxsize, test_size=test_size or sys.maxsize, **source)  # type: ignore[arg-type]
         self.image_size = image_size
 
     def build_eval_samples(self) -> None:

@@ -87,8 +87,3 @@ def randomly_shift(prompt: Tensor, rng: torch.Generator) -> Tensor:
     padding = (prompt == 0).sum(dim=1, keepdim=True)
     shift = (torch.rand(padding.shape, generator=rng) * (padding + 1)).long()
     return prompt.gather(1, (torch.arange(prompt.shape[1]) - shift) % prompt.shape[1])
-
-
-def num_levels(tokenizer: str) -> int:
-    """Return the number of pixel levels that a generator's tokenizer has, see `patchwork.models.PixelTransformer`."""
-    return 256 if tokenizer == "gray256" else 2

@@ -25,7 +25,7 @@ class SequencesDataModule(ImageSourceDataModule):
 
     - `random`: images with replacement and uniform lengths, anew in every epoch.
     - `consecutive`: the windows of the sequence project (see `docs/references.md`). Sequence i begins with image i and
-      goes on with those that follow it in the split's order; its length is sampled once, uniformly, for each i. An
+      continues with those that follow it in the split's order; its length is sampled once, uniformly, for each i. An
       epoch shuffles the same windows.
 
     Args:

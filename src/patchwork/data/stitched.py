@@ -17,8 +17,8 @@ class StitchedDataModule(ImageSourceDataModule):
     each cell. Images are sampled with replacement.
 
     Args:
-        rows: of a grid.
-        cols: of a grid.
+        rows: rows of a grid.
+        cols: columns of a grid.
         cell_size: pixels of a cell's side.
         resample_each_epoch: sample new training grids in every epoch; otherwise sample `samples_per_epoch` grids once
             and shuffle them in every epoch.
@@ -39,6 +39,10 @@ class StitchedDataModule(ImageSourceDataModule):
         self.rows, self.cols, self.cell_size = rows, cols, cell_size
         self.image_size = cell_size
         self.resample_each_epoch = resample_each_epoch
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.in_channels, self.rows * self.cell_size, self.cols * self.cell_size
 
     def build_eval_samples(self) -> None:
         self.grids: dict[Split, Tensor] = {

@@ -1,4 +1,4 @@
-"""Random augmentation of small images, each by itself and all of a batch at once."""
+"""Random augmentation of small images: each independently, all of a batch at once."""
 
 import math
 from functools import cache
@@ -81,7 +81,7 @@ class RandomAffineElastic:
 
 @cache
 def coordinate_basis(height: int, width: int) -> Tensor:
-    """Return x, y, 1 and the weight of each node at each pixel (3 + nodes, H · W), which a map is a linear map of."""
+    """Return the basis (3 + nodes, H · W) of the sampling grid: x, y, 1, each node's bicubic weight at every pixel."""
     y, x = ((2 * torch.arange(size) + 1) / size - 1 for size in (height, width))  # from -1 to 1 between the borders
     plane = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width)])
     nodes = torch.eye(NODES**2).view(NODES**2, 1, NODES, NODES)

@@ -8,24 +8,30 @@ from torch import Tensor, nn
 
 from patchwork.core.errors import ConfigError
 from patchwork.runs.manifest import check_dataset
+from patchwork.runs.predictions import to_task
 from patchwork.runs.run import Run
+from patchwork.tasks import Predictions, Task
 
 MEMBER_KEYS = ("model", "optimizer", "scheduler", "monitor", "mode")  # of the task, in which members may differ
 
 
 class StoredOutputs(nn.Module):
-    """Return stored outputs (N, …) batch by batch, in the order of the split that they are of, whatever the inputs."""
+    """A model whose outputs were computed before; its input is the index of each sample in its split.
 
-    def __init__(self, outputs: Tensor) -> None:
+    Args:
+        index: Index of each stored row (N,) in the split, in any order.
+        outputs: Outputs (N, …) of these samples.
+    """
+
+    def __init__(self, index: Tensor, outputs: Tensor) -> None:
         super().__init__()
         self.outputs = outputs
-        self.start = 0
+        self.row = torch.empty(int(index.max()) + 1, dtype=torch.long)
+        self.row[index] = torch.arange(len(index))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        stop = self.start + len(inputs[0])
-        outputs = self.outputs[self.start : stop].to(inputs[0].device)
-        self.start = stop
-        return outputs
+    def forward(self, index: Tensor) -> Tensor:
+        """Return the outputs (B, …) of the samples `index` (B,)."""
+        return self.outputs[self.row[index.cpu()]].to(index.device)
 
 
 def evaluate_ensemble(run_dirs: list[Path]) -> None:
@@ -40,7 +46,7 @@ def evaluate_ensemble(run_dirs: list[Path]) -> None:
     for run in runs:
         check_comparable(first, run)
     members = [run.manifest.get("metrics", {}) for run in runs]
-    first.task.model = combine(runs)
+    set_model(first.task, combine(runs))
     for name, value in first.evaluate().items():
         values = [metrics[name] for metrics in members if name in metrics]
         line = f"{name:<28} {value:.6f}"
@@ -51,16 +57,50 @@ def evaluate_ensemble(run_dirs: list[Path]) -> None:
         print(line)
 
 
+def set_model(task: Task, model: nn.Module) -> None:
+    """Replace the model of a task by an ensemble."""
+    task.model = model
+    task.input_names = ("index",) if isinstance(model, StoredOutputs) else task.model_interface["forward"]
+
+
 def combine(runs: list[Run]) -> nn.Module:
-    """Return a model with the outputs of the ensemble: from the runs' tables of predictions where they are enough."""
+    """Return a model with the outputs of the ensemble: from the runs' tables of predictions where they are enough.
+
+    Raises:
+        ConfigError: if the models' outputs cannot be averaged.
+    """
     task = runs[0].task
     ensemble = task.make_ensemble([run.model for run in runs])
+    for run in runs:
+        check_same_outputs(runs[0], run)
     if task.averages_log_probs:
-        log_probs = [run.predictions("test").log_probs for run in runs]
-        outputs = [task.outputs_from_log_probs(values) for values in log_probs if values is not None]
-        if len(outputs) == len(runs):
-            return StoredOutputs(task.average_outputs(torch.stack(outputs)))
+        tables = [run.predictions("test") for run in runs]
+        outputs = [stored_outputs(run.task, table) for run, table in zip(runs, tables, strict=True)]
+        known = [values for values in outputs if values is not None]
+        if len(known) == len(runs):
+            return StoredOutputs(tables[0].index.sort().values, task.average_outputs(torch.stack(known)))
     return ensemble
+
+
+def stored_outputs(task: Task, table: Predictions) -> Tensor | None:
+    """Return raw outputs (N, …) in the order of the split, or None if the table has no log-probabilities."""
+    return None if table.log_probs is None else task.outputs_from_log_probs(table.log_probs[table.index.argsort()])
+
+
+@torch.inference_mode()
+def check_same_outputs(first: Run, other: Run) -> None:
+    """Raise a `ConfigError` unless the models of two runs have outputs of the same shape, such as of the same kind."""
+    shapes = []
+    for run in (first, other):
+        run.data.prepare_data()
+        batch = to_task(run.task, run.data.make_batch("test", (0, 0), slice(0, 1)))
+        with run.precision.forward_context():
+            shapes.append(tuple(run.task.forward(batch).shape[1:]))
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"run={other.run_dir} has model outputs of shape {shapes[1]} per sample, and {first.run_dir} of "
+            f"{shapes[0]}: an ensemble needs models of one kind of output"
+        )
 
 
 def check_comparable(first: Run, other: Run) -> None:

@@ -1,4 +1,4 @@
-"""The labels of a sample's cells, as every figure shows them."""
+"""Labels of a sample's cells, the same in all figures."""
 
 from __future__ import annotations
 

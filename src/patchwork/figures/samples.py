@@ -76,6 +76,10 @@ class Sheet:
 def plot_samples(samples: Sequence[Sample], title: str | None = None) -> Figure:
     """Plot samples on a sheet; wrong predictions are red, with the target next to or below them.
 
+    Args:
+        samples: samples, whose images (C, height, width) may differ in size.
+        title: text above the samples, if any.
+
     Raises:
         ValueError: if there are no samples.
     """
@@ -164,7 +168,18 @@ def plot_sample(
     lines: list[list[str]],
     grid: Grid,
 ) -> None:
-    """Plot one sample, centered in the place of the grid with the top left corner (x, y), and its captions."""
+    """Plot one sample, centered in its position in the grid, and its captions.
+
+    Args:
+        sheet: sheet to plot on.
+        x: left edge of the position, in pixels.
+        y: top edge of the position, in pixels.
+        sample: sample to plot.
+        labels: labels of its cells.
+        captions: font size and line height of all captions.
+        lines: lines of the caption of each of its cells.
+        grid: size and zoom of the images.
+    """
     height, width = (to_sheet_pixels(length, grid.zoom) for length in sample.image.shape[1:])
     x += (grid.width - width) // 2
     axes = sheet.add_axes(x, y, width, height)
@@ -182,7 +197,7 @@ def plot_sample(
 
 
 def show_image(axes: Axes, sample: Sample, *, interpolation: str) -> None:
-    """Show a sample's image in axes whose unit is one cell, with thin lines between the cells."""
+    """Show a sample's image (C, height, width) in axes whose unit is one cell, with thin lines between the cells."""
     image = sample.image.detach().float().cpu().nan_to_num().clamp(0, 1)
     axes.imshow(
         (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy(),

@@ -1,4 +1,4 @@
-"""The style that all figures share: colors, font sizes, resolution, and how a figure is saved.
+"""Style of all figures: colors, font sizes and resolution, and saving a figure as a file.
 
 matplotlib is imported inside functions, when a figure is made: its import takes longer than most commands.
 """

@@ -1,4 +1,4 @@
-"""Does an image of the anchor's class occur in a sequence? Cross-attention from the anchor decides, and shows where.
+"""Detect whether an image of the anchor's class is in a sequence, and where, by cross-attention from the anchor.
 
 `similarity=cosine`:
 
@@ -28,6 +28,9 @@ class CosineSimilarity(nn.Module):
 
     The projection is normalized over the batch, so that unrelated images are orthogonal from the first step on; without
     it all vectors start nearly parallel.
+
+    Args:
+        embed_dim: width D of the vectors.
     """
 
     def __init__(self, *, embed_dim: int) -> None:
@@ -80,13 +83,14 @@ class AnchorDetector(nn.Module):
         self.image_encoder = ImageSequenceEncoder(
             image_size=image_size, in_channels=in_channels, embed_dim=embed_dim, stem=stem
         )
-        self.similarity = CosineSimilarity(embed_dim=embed_dim) if similarity == "cosine" else None
-        if similarity == "cross_attention":
+        self.similarity: CosineSimilarity | None = None
+        if similarity == "cosine":
+            self.similarity = CosineSimilarity(embed_dim=embed_dim)
+            init_weights(self)
+        else:
             self.cross_attn = Attention(embed_dim=embed_dim, num_heads=num_heads)
             self.mlp = nn.Sequential(nn.Linear(embed_dim, 64), nn.ReLU())
             self.head = nn.Linear(64, 1)
-        if similarity == "cosine":
-            init_weights(self)
 
     def forward(self, image: Tensor, mask: Tensor, anchor: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) and anchors (B, C, size, size) to logits (B,).

@@ -15,7 +15,7 @@ from patchwork.models.protocols import Locates
 
 
 def log_mean_prob(log_probs: Tensor) -> Tensor:
-    """Return the log of the mean probability (B, ...) of M members, given their log-probabilities (M, B, ...)."""
+    """Return the log of the mean probability (B, …) of M members, given their log-probabilities (M, B, …)."""
     return log_probs.logsumexp(dim=0) - math.log(len(log_probs))
 
 
@@ -24,7 +24,7 @@ class Ensemble(nn.Module):
 
     Args:
         members: M networks.
-        combine: maps their outputs (M, B, ...) to an output (B, ...) of the same meaning.
+        combine: maps their outputs (M, B, …) to an output (B, …) of the same meaning.
     """
 
     def __init__(self, members: Sequence[nn.Module], combine: Callable[[Tensor], Tensor]) -> None:
@@ -33,6 +33,7 @@ class Ensemble(nn.Module):
         self.combine = combine
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the combined outputs (B, …) of all members."""
         return self.combine(torch.stack([member(*inputs) for member in self.members]))
 
 
@@ -50,6 +51,9 @@ class EncoderDecoderEnsemble(nn.Module):
     """Encoder-decoders that decode jointly: each token is the likeliest by the mean probability of all members.
 
     It is used like an `EncoderDecoder`; its memory and its caches are lists with an entry for each member.
+
+    Args:
+        members: M networks with the same grid and vocabulary.
     """
 
     def __init__(self, members: Sequence[EncoderDecoder]) -> None:

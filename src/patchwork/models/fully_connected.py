@@ -1,6 +1,6 @@
 """The baseline without attention: all images of a sequence side by side, then fully connected layers.
 
-1. Encode each image by itself; padding becomes zeros.
+1. Encode each image independently; padding becomes zeros.
 2. Concatenate the vectors of all positions, after the anchor's if there is one.
 3. Three linear layers map them to a number.
 

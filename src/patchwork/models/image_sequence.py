@@ -11,6 +11,11 @@ class LeNetEncoder(nn.Sequential):
 
     The encoder of the sequence project (see `docs/references.md`).
 
+    Args:
+        image_size: side of an image in pixels.
+        in_channels: channels C of an image.
+        embed_dim: width D of the vectors.
+
     Raises:
         ValueError: if the image is too small.
     """

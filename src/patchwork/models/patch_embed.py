@@ -107,7 +107,11 @@ class PatchEmbed(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fastest layout for convolutions
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images (B, C, height, width) to patch embeddings (B, N, D) in raster order."""
+        """Map images (B, C, height, width) to patch embeddings (B, N, D) in raster order.
+
+        Raises:
+            ValueError: if the images are not of `image_size`.
+        """
         if image.shape[2:] != self.image_size:
             raise ValueError(f"expected images of {self.image_size} pixels, got {tuple(image.shape[2:])}")
         low_precision = self.precision == "bf16"

@@ -23,17 +23,26 @@ SIZES: dict[str, tuple[int, int]] = {  # side of a patch and of a sub-token, in 
 CONTEXT_RADIUS = 2  # patches: how far around a patch `causal_context` reaches
 
 
+def tokenizer_levels(name: str | None) -> int:
+    """Return the number of pixel levels that a tokenizer takes; 2 for a model without a tokenizer."""
+    return 256 if name == "gray256" else 2
+
+
 class PatchTokenizer:
     """Convert square images of `num_levels` pixel values to tokens and back.
+
+    Args:
+        name: how images become tokens; `gray256` takes 256 levels, the others 2.
+        image_size: side of an image in pixels.
+        num_levels: number of pixel values.
 
     Raises:
         ValueError: if the tokenizer does not fit the number of levels or does not divide the image.
     """
 
     def __init__(self, name: TokenizerName, *, image_size: int, num_levels: int) -> None:
-        if (num_levels == 256) is not (name == "gray256"):
-            fitting = 256 if num_levels == 2 else 2
-            raise ValueError(f"num_levels={num_levels} does not fit tokenizer={name}: use {fitting}")
+        if num_levels != tokenizer_levels(name):
+            raise ValueError(f"num_levels={num_levels} does not fit tokenizer={name}: use {tokenizer_levels(name)}")
         self.patch_size, self.sub_token_size = SIZES[name]
         if image_size % self.patch_size:
             raise ValueError(f"tokenizer={name} does not divide an image of {image_size} pixels")
@@ -73,7 +82,7 @@ class PatchTokenizer:
         )
 
     def token_pixels(self, tokens: Tensor) -> Tensor:
-        """Map tokens (...) to the values of their pixels (..., U)."""
+        """Map tokens (…) to the values of their pixels (…, U)."""
         return tokens[..., None] // self.place_values(tokens.device) % self.num_levels
 
     def vocab_pixels(self, device: torch.device) -> Tensor:
@@ -81,7 +90,7 @@ class PatchTokenizer:
         return self.token_pixels(torch.arange(self.vocab_size, device=device))
 
     def place_values(self, device: torch.device) -> Tensor:
-        """Return what each pixel (U,) of a token counts: its digits are in base `num_levels`."""
+        """Return the place value of each pixel (U,): a token is a number in base `num_levels`."""
         return self.num_levels ** torch.arange(self.sub_token_size**2, device=device)
 
     def unpatchify(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""An autoregressive transformer of images: it writes an image token by token and knows its exact likelihood.
+"""An autoregressive transformer of images: it generates an image token by token and knows its exact likelihood.
 
 1. Cut the image into patches in raster order. A patch holds one sub-token or several; a sub-token is a gray pixel, a
    binary pixel, or one of the sixteen ways to set 2×2 binary pixels (see `PatchTokenizer`).
@@ -35,11 +35,11 @@ INPAINT_CACHE_BYTES = 2**27  # key-value caches held at a time while inpainting
 
 
 class PixelTransformer(nn.Module):
-    """An autoregressive generator of square images; it implements `Generator`.
+    """An autoregressive generator of square images; it implements every protocol of `patchwork.models.generator`.
 
     Args:
         image_size: side of an image in pixels.
-        num_classes: number of classes; the null class comes on top.
+        num_classes: number of classes, without the null class.
         num_levels: number of pixel values, 2 or 256.
         tokenizer: how images become tokens; `gray256` has 256 levels, the others 2.
         embed_dim: width of the transformer.
@@ -274,12 +274,11 @@ class DecodingState:
         self.model, self.tokenizer, self.cond = model, tokenizer, cond
         self.caches = [KVCache(tokenizer.seq_len) for _ in model.blocks]
         self.image = cond.new_zeros(len(cond), 1, model.image_size, model.image_size)
-        self.canvas = torch.zeros_like(
-            tokenizer.pad_image(self.image, cond.dtype)
-        )  # scaled and padded; 0 if not decoded
+        # the image scaled to [-1, 1] and padded; 0 where it is not decoded yet
+        self.canvas = torch.zeros_like(tokenizer.pad_image(self.image, cond.dtype))
         self.last_patch = cond.new_zeros(len(cond), 0, tokenizer.sub_tokens, dtype=torch.long)  # empty at first
         self.sub_tokens: list[Tensor] = []  # (B,) each: those of the next patch, so far
-        self.patch_index = 0  # of the next patch
+        self.patch_index = 0  # index of the next patch
         self.hidden = cond.new_zeros(len(cond), 0)  # (B, H) of the next sub-token
         self.vocab_pixels = tokenizer.vocab_pixels(cond.device).to(cond.dtype)  # (V, U)
         if tokenizer.sub_tokens > 1:

@@ -1,4 +1,4 @@
-"""What a model may offer beyond its forward pass. Tasks and evaluations check for it with `isinstance`."""
+"""Optional interfaces of models beyond the forward pass. Tasks and evaluations check for them with `isinstance`."""
 
 from typing import Protocol, runtime_checkable
 

@@ -1,6 +1,6 @@
 """The sum of a sequence by regression: encode the images, let them attend to each other, predict one number.
 
-1. Encode each image by itself.
+1. Encode each image independently.
 2. Self-attention among the images, without positions, as a sum has no order; padding is masked.
 3. Pool over the images, and map the result to a number.
 

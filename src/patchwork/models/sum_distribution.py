@@ -1,6 +1,6 @@
 """The exact distribution of a sum of digits: no attention, no positions, nothing that depends on the length.
 
-1. Encode each image by itself and predict the distribution of its digit: a probability for each of 0 to 9.
+1. Encode each image independently and predict the distribution of its digit: a probability for each of 0 to 9.
 2. The distribution of a sum of independent numbers is the convolution of their distributions. Neighbors are convolved
    pairwise, then the pairs, and so on; padding is a digit that is 0 with certainty.
 
@@ -48,9 +48,8 @@ class SumDistribution(nn.Module):
         self.act = nn.GELU()
         self.head = nn.Linear(embed_dim, num_classes)
         init_weights(self)
-        nn.init.normal_(
-            self.head.weight, std=0.1 * embed_dim**-0.5
-        )  # nearly uniform, but not equal: that would stay so
+        # a nearly uniform prediction; equal weights would stay equal
+        nn.init.normal_(self.head.weight, std=0.1 * embed_dim**-0.5)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Map images (B, S, C, size, size) to the log-probabilities (B, S · (K - 1) + 1) of their sums.

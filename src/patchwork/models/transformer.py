@@ -1,4 +1,4 @@
-"""What every transformer here is made of: attention, blocks, positional encodings and initialization.
+"""Building blocks of the transformers: attention, blocks, positional encodings and initialization.
 
 Shapes: B batch, N patches, T queries, S keys, D embed_dim, H heads, C channels.
 
@@ -229,7 +229,12 @@ class Block(nn.Module):
 
 
 class LearnedPosEmbed(nn.Module):
-    """Add a learned vector for each position."""
+    """Add a learned vector for each position.
+
+    Args:
+        length: number of positions.
+        embed_dim: width D of the vectors.
+    """
 
     def __init__(self, *, length: int, embed_dim: int) -> None:
         super().__init__()
@@ -250,7 +255,7 @@ class AxialRoPE(nn.Module):
         head_dim: width of a head.
         grid: rows and columns of the patches.
         prefix: number of tokens before the grid, such as a class token; they are not rotated.
-        base: of the geometric sequence of wavelengths; small because the grids are.
+        base: base of the geometric sequence of wavelengths; small because the grids are.
 
     Raises:
         ValueError: if `head_dim` is not divisible by 4.

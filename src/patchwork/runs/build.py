@@ -15,6 +15,10 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from patchwork.core.errors import ConfigError, PatchworkError, one_line
 from patchwork.data import BaseDataModule
 from patchwork.tasks import Task
+from patchwork.training.checkpointing import Checkpointer
+from patchwork.training.loss_logger import LossLogger
+from patchwork.training.seeding import SeedEveryStep
+from patchwork.training.timing import RunTimer
 
 
 def build(config: DictConfig) -> tuple[BaseDataModule, Task]:
@@ -28,6 +32,7 @@ def build(config: DictConfig) -> tuple[BaseDataModule, Task]:
     pl.seed_everything(config.seed, verbose=False)
     try:
         data, task = instantiate(config.data, _convert_="all"), instantiate(config.task, _convert_="all")
+        task.class_names = data.class_names
         task.optimizer(task.model)  # so that its errors are found now and not at the first step
         missing = [key for key in task.required_keys if key not in data.batch_keys]
         if missing:
@@ -62,6 +67,17 @@ def instantiate_group(config: DictConfig, group: str) -> list[Any]:
     """Return the objects that a group lists by name, without those set to null."""
     nodes = config[group] or {}
     return [instantiate(nodes[name], _convert_="all") for name in nodes if nodes[name] is not None]
+
+
+def build_callbacks(config: DictConfig, timer: RunTimer, checkpointer: Checkpointer) -> list[pl.Callback]:
+    """Return all callbacks of a training, in their order."""
+    return [
+        SeedEveryStep(config.seed),
+        timer,
+        LossLogger(config.trainer.log_every_n_steps),
+        *instantiate_group(config, "callbacks"),
+        checkpointer,  # last, so that it saves what the others made of the batch
+    ]
 
 
 def check_loggers(loggers: list[Any]) -> None:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import hydra
 from hydra.conf import HydraConf
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import patchwork.runs.resolvers  # noqa: F401  # registers them
+from patchwork.core.hydra_compose import compose_config
 from patchwork.core.hydra_errors import translate_hydra_error
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -24,9 +24,8 @@ def compose(overrides: list[str]) -> DictConfig:
         ConfigError: if an override names a group, choice or key that does not exist.
     """
     try:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = hydra.compose("train", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+        config = compose_config(CONF_DIR, "train", overrides, with_hydra=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise translate_hydra_error(error, CONF_DIR, "train", overrides) from error
     hydra_cfg = config.hydra
     with open_dict(config):
@@ -38,7 +37,7 @@ def compose(overrides: list[str]) -> DictConfig:
 def set_choice_names(config: DictConfig, hydra_cfg: HydraConf) -> None:
     """Write the names under which the task and its model were chosen into a configuration that has none."""
     choices = hydra_cfg.runtime.choices
-    model = next(choice for group, choice in choices.items() if group.partition("@")[0].strip("/") == "model")
+    models = (choice for group, choice in choices.items() if group.partition("@")[0].strip("/") == "model")
     with open_dict(config):
-        config.task_name = config.task_name or choices["task"]
-        config.model_name = config.model_name or model
+        config.task_name = config.get("task_name") or choices.get("task")
+        config.model_name = config.get("model_name") or next(models, None)

@@ -20,8 +20,9 @@ from patchwork.runs.run_dir import choice_names
 from patchwork.tasks import Task
 
 MANIFEST_FILE = "manifest.json"
+CHECKOUT = Path(__file__).resolve().parents[3]  # if the package is in one
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
-SESSION_KEYS = ("command", "commit", "versions", "hardware")  # which may differ each time that a run is resumed
+LAUNCH_FACTS = ("command", "commit", "versions", "hardware")  # which may differ each time that a run is resumed
 
 
 def read_manifest(run_dir: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def merge_manifest(saved: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """Return the manifest of a run that starts, or that is resumed: how it first started stays as it is."""
     if not saved:
         return {**new, "status": "running"}
-    session = {key: new[key] for key in SESSION_KEYS}
+    session = {key: new[key] for key in LAUNCH_FACTS}
     return {**new, **saved, "resumed": [*saved.get("resumed", []), session], "status": "running"}
 
 
@@ -100,6 +101,8 @@ def git_commit() -> str | None:
         return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != CHECKOUT:  # installed, perhaps inside of another repository
+            return None
         commit = git("rev-parse", "--verify", "HEAD")
         return commit + ("+" if git("status", "--porcelain") else "") if commit else None
     except OSError:

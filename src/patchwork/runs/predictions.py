@@ -1,22 +1,28 @@
 """Tables of predictions: predict a whole split once and save it in the run directory as `predictions/<split>.npz`.
 
-A table holds the SHA-256 of the weights that it was made with, so that one of other weights is not taken for it.
+A table holds the SHA-256 of the weights that it was made with, so that it is not used for other weights.
 """
 
 import io
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from pytorch_lightning.plugins.precision import Precision
+from torch import Tensor, nn
 
 from patchwork.core.atomic import write_bytes
 from patchwork.core.errors import ConfigError, DataError, one_line
 from patchwork.data import BaseDataModule
 from patchwork.data.base import Batch
+from patchwork.data.image_data import ImageSourceDataModule
+from patchwork.models.protocols import HasFeatures
 from patchwork.tasks import Predictions, Task
 from patchwork.training.checkpoint_io import weights_sha256
 
@@ -29,41 +35,74 @@ def predictions_path(run_dir: Path, split: EvalSplit) -> Path:
 
 
 @torch.inference_mode()
-def predict(task: Task, data: BaseDataModule, split: EvalSplit, *, embeddings: bool = False) -> Predictions:
+def predict(
+    task: Task,
+    data: BaseDataModule,
+    split: EvalSplit,
+    *,
+    precision: Precision | None = None,
+    embeddings: bool = False,
+) -> Predictions:
     """Predict all samples of a split, on the device of the task.
 
     Args:
-        task: with its model, which is put into evaluation mode for it.
-        data: where the samples come from; it is set up if it was not.
-        split: validation or test.
-        embeddings: whether to return the model's features, too, where it has them.
+        task: Task to predict with; it is in evaluation mode meanwhile.
+        data: Data module of the samples; it is set up if it was not.
+        split: Validation or test.
+        precision: Precision of the run, see `make_precision`; by default that of the weights.
+        embeddings: Whether to return the model's features, too, where it has them.
 
     Raises:
         PatchworkError: if the data cannot be loaded.
     """
     data.prepare_data()
-    training, with_embeddings = task.training, task.with_embeddings
+    training = task.training
     task.eval()
-    task.with_embeddings = embeddings
     try:
-        batches = [
-            task.predict_step(to_task(task, data.make_batch(split, (0, index), slice(None))), index).cpu()
-            for index in range(data.num_batches(split))
-        ]
+        batches = []
+        for index in range(data.num_batches(split)):
+            batch = to_task(task, data.make_batch(split, (0, index), slice(None)))
+            with record_features(task.model) as features:
+                predictions = predict_batch(task, batch, index, precision)
+            if embeddings and features:
+                predictions = replace(predictions, embedding=features[-1].cpu())
+            batches.append(predictions)
     finally:
         task.train(training)
-        task.with_embeddings = with_embeddings
     return Predictions.concat(batches)
 
 
+def predict_batch(task: Task, batch: Batch, index: int, precision: Precision | None) -> Predictions:
+    """Predict a batch in the precision of the run, and return the predictions on the CPU."""
+    with (precision or Precision()).forward_context():
+        return task.predict_step(batch, index).cpu()
+
+
+@contextmanager
+def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Append the features (B, D) of each forward pass to a list, for a model that has them."""
+    features: list[Tensor] = []
+    if not isinstance(model, HasFeatures):
+        yield features
+        return
+    handle = model.head.register_forward_pre_hook(lambda head, inputs: features.append(inputs[0]))
+    try:
+        yield features
+    finally:
+        handle.remove()
+
+
 @torch.inference_mode()
-def predict_images(task: Task, data: BaseDataModule, images: np.ndarray | Tensor) -> Predictions:
-    """Predict single images that are in no data set.
+def predict_images(
+    task: Task, data: BaseDataModule, images: np.ndarray | Tensor, *, precision: Precision | None = None
+) -> Predictions:
+    """Predict single images that are in no data set; the data set of the task is not read.
 
     Args:
-        task: with its model in evaluation mode.
-        data: of the task, for the size and the normalization of images.
-        images: uint8, (N, height, width) or (N, C, height, width), or one image (height, width).
+        task: Task to predict with, in evaluation mode.
+        data: Data module of the task, for the size and the normalization of images.
+        images: Images as uint8, (N, height, width) or (N, C, height, width), or one image (height, width).
+        precision: Precision of the run, see `make_precision`; by default that of the weights.
 
     Returns:
         Predictions without targets; `index` counts the images.
@@ -71,20 +110,18 @@ def predict_images(task: Task, data: BaseDataModule, images: np.ndarray | Tensor
     Raises:
         ConfigError: if the task does not take single images, or images of another size or type.
     """
-    if not task.takes_single_images:
+    if not (task.takes_single_images and isinstance(data, ImageSourceDataModule)):
         raise ConfigError(f"task={type(task).__name__} does not predict single images: predict a split instead")
-    data.prepare_data()
     image = torch.as_tensor(images)
-    size = data.make_batch("test", (0, 0), slice(0, 1))["image"].shape[1:]  # (C, height, width)
+    size = data.image_shape
     if image.ndim == 2:
         image = image[None]
     if image.ndim == 3:
         image = image[:, None]
     if image.dtype != torch.uint8 or image.shape[1:] != size:
         found = f"{tuple(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
-        raise ConfigError(f"images are {found} each: task={type(task).__name__} takes {tuple(size)} of uint8")
-    normalized = data.source.normalize(image.float())
-    return task.predict_step(to_task(task, {"image": normalized}), 0).cpu()
+        raise ConfigError(f"images are {found} each: task={type(task).__name__} takes {size} of uint8")
+    return predict_batch(task, to_task(task, {"image": data.normalize(image.float())}), 0, precision)
 
 
 def to_task(task: Task, batch: Batch) -> Batch:
@@ -94,19 +131,37 @@ def to_task(task: Task, batch: Batch) -> Batch:
     return {name: values.to(dtype) if values.is_floating_point() else values for name, values in moved.items()}
 
 
-def save_predictions(task: Task, data: BaseDataModule, run_dir: Path, split: EvalSplit) -> None:
-    """Predict a split and save the table in a run directory.
+def save_predictions(
+    task: Task,
+    data: BaseDataModule,
+    run_dir: Path,
+    split: EvalSplit,
+    *,
+    batches: Sequence[Predictions] = (),
+    precision: Precision | None = None,
+) -> None:
+    """Save the predictions of a split as a table in a run directory.
 
     Nothing is saved where a table would cost more than it is worth: of a task without `saves_predictions`, and of a
     split that the trainer evaluates only in part.
+
+    Args:
+        task: Task whose weights the predictions are of.
+        data: Data module of the samples.
+        run_dir: Directory of the run.
+        split: Validation or test.
+        batches: Predictions of all batches of the split, in order; without them the split is predicted here.
+        precision: Precision of the run, see `make_precision`; by default that of the weights.
 
     Raises:
         ResourceError: if the table cannot be written.
     """
     limit = getattr(data.trainer, f"limit_{split}_batches", 1.0) if data.trainer else 1.0
     limited = isinstance(limit, int) or limit < 1
-    if task.saves_predictions and not limited:
-        write_table(predictions_path(run_dir, split), predict(task, data, split), weights_sha256(task.state_dict()))
+    if not task.saves_predictions or limited:
+        return
+    predictions = Predictions.concat(batches) if batches else predict(task, data, split, precision=precision)
+    write_table(predictions_path(run_dir, split), predictions, weights_sha256(task.state_dict()))
 
 
 def write_table(path: Path, predictions: Predictions, digest: str) -> None:

@@ -5,15 +5,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from pytorch_lightning.plugins.precision import Precision
+
 from patchwork.core.errors import ResourceError
 from patchwork.data import BaseDataModule
+from patchwork.runs.predictions import to_task
 from patchwork.tasks import Sample, Task
 
 NUM_SAMPLES, NUM_PRINTED = 24, 5
 
 
-def save_figures(run_dir: Path, task: Task, data: BaseDataModule) -> list[Sample]:
+def save_figures(run_dir: Path, task: Task, data: BaseDataModule, precision: Precision) -> list[Sample]:
     """Write the figures of a run, and return the test samples that they show.
+
+    Args:
+        run_dir: Directory of the run.
+        task: Task with the weights to show.
+        data: Data module of the test samples.
+        precision: Precision of the run.
 
     Raises:
         ResourceError: if they cannot be written.
@@ -22,7 +32,7 @@ def save_figures(run_dir: Path, task: Task, data: BaseDataModule) -> list[Sample
     from patchwork.figures.samples import plot_samples
     from patchwork.figures.style import save_figure
 
-    samples = predict_test_samples(task, data)
+    samples = predict_test_samples(task, data, precision)
     figures = run_dir / "figures"
     try:
         if (run_dir / "metrics.csv").exists():
@@ -36,13 +46,12 @@ def save_figures(run_dir: Path, task: Task, data: BaseDataModule) -> list[Sample
     return samples
 
 
-def predict_test_samples(task: Task, data: BaseDataModule) -> list[Sample]:
+@torch.inference_mode()
+def predict_test_samples(task: Task, data: BaseDataModule, precision: Precision) -> list[Sample]:
     """Return the first samples of the test split with their predictions."""
-    batch = next(iter(data.test_dataloader()))
-    batch = {name: values[:NUM_SAMPLES].to(task.device) for name, values in batch.items()}
-    dtype = next(task.parameters()).dtype
-    batch = {name: values.to(dtype) if values.is_floating_point() else values for name, values in batch.items()}
-    return task.eval().samples(batch, NUM_SAMPLES)
+    batch = to_task(task, data.make_batch("test", (0, 0), slice(0, NUM_SAMPLES)))
+    with precision.forward_context():
+        return task.eval().samples(batch, NUM_SAMPLES)
 
 
 def print_report(run_dir: Path, manifest: dict[str, Any], samples: list[Sample]) -> None:

@@ -6,10 +6,10 @@ Each is defined beside what it describes and imported when it is called, so that
 from omegaconf import OmegaConf
 
 
-def num_levels(tokenizer: str) -> int:
-    from patchwork.data.pixels import num_levels
+def num_levels(tokenizer: str | None) -> int:
+    from patchwork.models.patch_tokenizer import tokenizer_levels
 
-    return num_levels(tokenizer)
+    return tokenizer_levels(tokenizer)
 
 
 def prompt_size(size: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor, nn
 
 from patchwork.core.errors import DataError, one_line
@@ -24,6 +25,7 @@ from patchwork.runs.run_dir import read_config
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import Predictions
 from patchwork.training.checkpoint_io import BEST, LAST, backup_path, read_latest, weights_sha256
+from patchwork.training.precision import make_precision
 from patchwork.training.trainer import Trainer, available_accelerators, make_trainer
 
 
@@ -41,6 +43,11 @@ class Run:
     def model(self) -> nn.Module:
         return self.task.model
 
+    @property
+    def precision(self) -> Precision:
+        """Return the precision that the run was trained in, on the device that it is on now."""
+        return make_precision(self.config.trainer.precision, self.task.device)
+
     @classmethod
     def load(cls, run_dir: str | Path) -> "Run":
         """Build the run in `run_dir` again; its data is read when it is first used.
@@ -53,14 +60,18 @@ class Run:
         config = read_config(run_dir)
         with preserve_rng():
             data, task = build(config)
+        make_precision(config.trainer.precision, task.device).convert_module(task)
         load_best(task, run_dir)
         return cls(run_dir, config, read_manifest(run_dir), task.eval(), data)
 
     def predictions(self, split: EvalSplit) -> Predictions:
         """Return the predictions of a split: the saved table if it was made with these weights, else a new one.
 
+        A saved table is returned as it is, without the data set. A new one is saved.
+
         Raises:
-            DataError: if the table is damaged, or the data set on this machine is not that of the run.
+            DataError: if the table is damaged, or a new one is needed and the data set on this machine is not that of
+                the run.
             ResourceError: if the table cannot be written.
         """
         path, digest = predictions_path(self.run_dir, split), weights_sha256(self.task.state_dict())
@@ -70,17 +81,20 @@ class Run:
                 return predictions
         self.data.prepare_data()
         check_dataset(self.manifest, self.data)
-        predictions = predict(self.task, self.data, split)
+        predictions = predict(self.task, self.data, split, precision=self.precision)
         write_table(path, predictions, digest)
         return predictions
 
     def predict(self, images: np.ndarray | Tensor) -> Predictions:
-        """Predict images of one's own: uint8, (N, height, width) or one (height, width), as the data set has them.
+        """Predict images of one's own; the data set of the run is not read.
+
+        Args:
+            images: Images as uint8, (N, height, width) or one (height, width), of the size that the model takes.
 
         Raises:
-            ConfigError: if the task takes something else than single images, or they have another size.
+            ConfigError: if the task does not take single images, or images of another size.
         """
-        return predict_images(self.task, self.data, images)
+        return predict_images(self.task, self.data, images, precision=self.precision)
 
     def evaluate(self) -> dict[str, float]:
         """Measure the test split again, and return its metrics by name.
@@ -118,7 +132,20 @@ def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def run_test(trainer: Trainer, task: Task, data: BaseDataModule) -> dict[str, float]:
-    """Measure the test split once, and return its metrics by name."""
-    (metrics,) = trainer.test(task, data, verbose=False)
+def run_test(
+    trainer: Trainer, task: Task, data: BaseDataModule, predictions: list[Predictions] | None = None
+) -> dict[str, float]:
+    """Measure the test split once, and return its metrics by name.
+
+    Args:
+        trainer: Trainer that tests.
+        task: Task to measure.
+        data: Data module of the test samples.
+        predictions: List that the predictions of this process's test batches are appended to.
+    """
+    task.test_predictions = predictions
+    try:
+        (metrics,) = trainer.test(task, data, verbose=False)
+    finally:
+        task.test_predictions = None
     return {name: round(value, 6) for name, value in metrics.items() if name.startswith("test/")}

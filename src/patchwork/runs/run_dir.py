@@ -1,4 +1,4 @@
-"""The directory of a run: name it, make it, find it again, lock it."""
+"""The directory of a run: name it, make it, find it again."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,11 +15,6 @@ from yaml import YAMLError
 from patchwork.core.errors import ConfigError, DataError, PatchworkError, ResourceError, one_line
 from patchwork.core.rank import RUN_DIR, is_rank_zero
 from patchwork.core.schema import check_config, format_value
-
-try:
-    import fcntl
-except ImportError:  # on systems without such locks
-    fcntl = None  # type: ignore[assignment]
 
 CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
 LAUNCH_KEYS = ("run_dir", "resume")  # which say where a run is and how it was started, but not what it is
@@ -151,21 +146,6 @@ def make_run_dir(path: str | None, parent: Path) -> Path:
         else:
             return run_dir
     raise AssertionError
-
-
-def lock(directory: Path, name: str = LOCK_FILE) -> IO[str]:
-    """Lock a directory for this process until the returned file is closed or the process ends.
-
-    Raises:
-        ResourceError: if another process holds the lock.
-    """
-    file = (directory / name).open("w")
-    if fcntl is not None and is_rank_zero():
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not kept by the workers of a loader
-        except BlockingIOError as error:
-            raise ResourceError(f"{directory} is in use by another process: wait for it, or stop it") from error
-    return file
 
 
 def read_config(run_dir: Path) -> DictConfig:

@@ -1,38 +1,41 @@
-"""The life of a training: check → build → fit → test → predict → report.
+"""The stages of a training: check → build → fit → test → predict → report.
 
 A run is its directory: `config.yaml` (resolved), `manifest.json`, `metrics.csv`, `checkpoints/`, `predictions/` and
 `figures/`.
 """
 
+import os
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import exit_code, one_line
+from patchwork.core.errors import ResourceError, exit_code, one_line
 from patchwork.core.job import update_job_status
+from patchwork.core.lock import lock
 from patchwork.core.rank import is_rank_zero
 from patchwork.core.schema import check_config
 from patchwork.data import BaseDataModule
-from patchwork.runs.build import build, check_loggers, instantiate_group, preserve_rng
+from patchwork.runs.build import build, build_callbacks, check_loggers, instantiate_group, preserve_rng
 from patchwork.runs.manifest import check_dataset, make_manifest, merge_manifest, read_manifest, write_manifest
 from patchwork.runs.predictions import save_predictions
 from patchwork.runs.rendezvous import Rendezvous, check_processes
 from patchwork.runs.report import print_report, save_figures
 from patchwork.runs.run import Run, load_best, run_test
-from patchwork.runs.run_dir import CONFIG_FILE, find_run, lock, make_run_dir, runs_root
-from patchwork.tasks import Sample, Task
+from patchwork.runs.run_dir import CONFIG_FILE, LOCK_FILE, find_run, make_run_dir, runs_root
+from patchwork.tasks import Predictions, Sample, Task
 from patchwork.training.checkpoint_io import LAST, backup_path, remove_partial_files, weights_sha256
 from patchwork.training.checkpointing import Checkpointer
 from patchwork.training.fsdp import check_fsdp
 from patchwork.training.loggers import RunLogger
-from patchwork.training.loss_logger import LossLogger
-from patchwork.training.seeding import SeedEveryStep
+from patchwork.training.precision import make_precision
 from patchwork.training.timing import RunTimer
 from patchwork.training.trainer import (
     Trainer,
@@ -59,8 +62,8 @@ class Launch:
 
 
 @dataclass
-class Session:
-    """The objects of a training in this process."""
+class TrainingContext:
+    """What the stages of a training share in this process."""
 
     config: DictConfig
     data: BaseDataModule
@@ -69,17 +72,23 @@ class Session:
     timer: RunTimer
     checkpointer: Checkpointer
     logger_factories: list[Any]
+    test_predictions: list[Predictions] = field(default_factory=list)  # of the test batches, if this process has all
 
 
 def train(config: DictConfig, launch: Launch | None = None) -> Run:
     """Train a configuration, or resume a run, and return the run with its best weights.
 
-    The random state of the caller is left as it is.
+    The caller's random state, environment variables and warning filters are restored at the end. During the training,
+    SIGTERM and SIGINT save a checkpoint and stop it.
 
     Raises:
-        PatchworkError: its kind says what is wrong. Nothing is written before everything is checked.
+        ConfigError: if the configuration is wrong, or differs from that of the run to resume.
+        DataError: if the data or a checkpoint is missing or damaged.
+        NumericError: if the loss, a gradient or a validation metric is not finite.
+        ResourceError: if memory, a device or the disk does not suffice.
+        Interrupted: if a signal stopped it; a `BaseException`. Nothing is written before everything is checked.
     """
-    with preserve_rng():
+    with preserve_rng(), patch.dict(os.environ), warnings.catch_warnings():
         check_config(config)
         rendezvous = Rendezvous.join()
         with rendezvous.propagate_errors():
@@ -96,113 +105,108 @@ def train_rank(config: DictConfig, launch: Launch, rendezvous: Rendezvous) -> Ru
             update_job_status(run_dir=str(run_dir))
             print(f"{run_dir} is already finished; nothing to resume.")
         return Run.load(run_dir)
-    session = prepare(run_config, launch, rendezvous)
+    context = prepare(run_config, launch, rendezvous)
     run_dir = run_dir or make_run_dir(config.run_dir, runs_root(run_config))
-    with lock(run_dir):
-        manifest = open_run_dir(session, run_dir, launch)
+    with lock(run_dir, LOCK_FILE):
+        manifest = open_run_dir(context, run_dir, launch)
         rendezvous.broadcast_run_dir(run_dir)
-        manifest = start_loggers(session, run_dir, manifest)
-        with record_outcome(session, run_dir, manifest):
+        with record_outcome(context, run_dir, manifest):
+            start_loggers(context, run_dir, manifest)
             rendezvous.barrier()
-            fit(session, run_dir)
-            manifest |= test(session, run_dir)
-            samples = save_results(session, run_dir, manifest) if is_rank_zero() else []
+            fit(context, run_dir)
+            manifest |= test(context, run_dir)
+            samples = finish_run(context, run_dir, manifest) if is_rank_zero() else []
     if is_rank_zero():
         print_report(run_dir, manifest, samples)
-    return Run(run_dir, run_config, read_manifest(run_dir), session.task.eval(), session.data)
+    return Run(run_dir, run_config, read_manifest(run_dir), context.task.eval(), context.data)
 
 
-def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous) -> Session:
+def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous) -> TrainingContext:
     """Build everything and check that it can be trained here; nothing is written."""
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
     if config.trainer.strategy == "fsdp":
         check_fsdp(config, task)
     timer, checkpointer = RunTimer(launch.start_time), Checkpointer(config.checkpoint_every_seconds)
-    callbacks = [
-        SeedEveryStep(config.seed),
-        timer,
-        LossLogger(config.trainer.log_every_n_steps),
-        *instantiate_group(config, "callbacks"),
-        checkpointer,  # last, so that it saves what the others made of the batch
-    ]
-    trainer = make_trainer(config, callbacks)
+    trainer = make_trainer(config, build_callbacks(config, timer, checkpointer))
     trainer.precision_plugin.convert_module(task)  # Lightning converts only after weights are read and averages made
     check_processes(config.trainer.strategy, trainer.num_devices, trainer.num_nodes, rendezvous)
-    data.check_shards(trainer.num_devices * trainer.num_nodes)
     logger_factories = instantiate_group(config, "logger")
     check_loggers(logger_factories)
     data.prepare_data()
+    data.check_shards(trainer.num_devices * trainer.num_nodes)  # now that the sizes of its splits are known
     check_limits(config.trainer, data)
-    return Session(config, data, task, trainer, timer, checkpointer, logger_factories)
+    return TrainingContext(config, data, task, trainer, timer, checkpointer, logger_factories)
 
 
-def open_run_dir(session: Session, run_dir: Path, launch: Launch) -> dict[str, Any]:
+def open_run_dir(context: TrainingContext, run_dir: Path, launch: Launch) -> dict[str, Any]:
     """Write what the run is into its directory, and return its manifest."""
     saved = read_manifest(run_dir)
-    check_dataset(saved, session.data)
-    new = make_manifest(session.config, session.task, session.data, session.trainer, launch.command)
+    check_dataset(saved, context.data)
+    new = make_manifest(context.config, context.task, context.data, context.trainer, launch.command)
     manifest = merge_manifest(saved, new)
     if is_rank_zero():
         update_job_status(run_dir=str(run_dir))
         remove_partial_files(run_dir)
-        write_bytes(run_dir / CONFIG_FILE, OmegaConf.to_yaml(session.config).encode())
+        write_bytes(run_dir / CONFIG_FILE, OmegaConf.to_yaml(context.config).encode())
         write_manifest(run_dir, manifest)
-    session.checkpointer.checkpoint_dir = run_dir / "checkpoints"
+    context.checkpointer.checkpoint_dir = run_dir / "checkpoints"
     return manifest
 
 
-def start_loggers(session: Session, run_dir: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Start the loggers, and return the manifest with what they add to it."""
-    config = cast(dict[str, Any], OmegaConf.to_container(session.config))
-    loggers: list[RunLogger] = [make_logger(run_dir) for make_logger in session.logger_factories]
-    for logger in loggers:
+def start_loggers(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]) -> None:
+    """Start the loggers, and add to the manifest what they say of themselves."""
+    config = cast(dict[str, Any], OmegaConf.to_container(context.config))
+    for make_logger in context.logger_factories:
+        logger: RunLogger = make_logger(run_dir)
+        context.trainer.loggers = [*context.trainer.loggers, logger]
         logger.start(config, manifest)
-        manifest = {**manifest, **logger.manifest_entry()}
-    session.trainer.loggers = [*loggers]
+        manifest |= logger.manifest_entry()
     write_manifest(run_dir, manifest)
-    return manifest
 
 
-def fit(session: Session, run_dir: Path) -> None:
+def fit(context: TrainingContext, run_dir: Path) -> None:
     """Train from the start, or from the latest checkpoint if there is one."""
-    latest = session.checkpointer.checkpoint_dir / LAST
+    latest = context.checkpointer.checkpoint_dir / LAST
     resumable = latest.exists() or backup_path(latest).exists()
     with translate_lightning_errors():
-        session.trainer.fit(session.task, session.data, ckpt_path=latest if resumable else None, weights_only=True)
+        context.trainer.fit(context.task, context.data, ckpt_path=latest if resumable else None, weights_only=True)
 
 
-def test(session: Session, run_dir: Path) -> dict[str, Any]:
+def test(context: TrainingContext, run_dir: Path) -> dict[str, Any]:
     """Load the best weights, measure the test split, and return the results for the manifest."""
-    trainer, timer = session.trainer, session.timer
-    if session.config.trainer.strategy == "fsdp":
-        _, session.task = build(session.config)  # a whole model, for the best weights
-        trainer.precision_plugin.convert_module(session.task)
-    best = load_best(session.task, run_dir)
-    test_metrics = run_test(trainer, session.task, session.data)
-    state = best["callbacks"][session.checkpointer.state_key]  # at the validation that found these weights
+    trainer, timer = context.trainer, context.timer
+    if context.config.trainer.strategy == "fsdp":
+        _, context.task = build(context.config)  # a whole model, for the best weights
+        trainer.precision_plugin.convert_module(context.task)
+    best = load_best(context.task, run_dir)
+    collects = context.task.saves_predictions and trainer.world_size == 1
+    test_metrics = run_test(trainer, context.task, context.data, context.test_predictions if collects else None)
+    state = best["callbacks"][context.checkpointer.state_key]  # at the validation that found these weights
     return {
         **timer.summary(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "monitor": session.task.monitor,
+        "monitor": context.task.monitor,
         "best_epoch": state["best_epoch"] + 1,
         "metrics": {**state["best_metrics"], **test_metrics},
         "weights_sha256": weights_sha256(best["state_dict"]),
     }
 
 
-def save_results(session: Session, run_dir: Path, manifest: dict[str, Any]) -> list[Sample]:
+def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]) -> list[Sample]:
     """Write the finished manifest, the predictions and the figures, and return the samples to print."""
     write_manifest(run_dir, {**manifest, "status": "evaluated"})
-    save_predictions(session.task, session.data, run_dir, "test")
-    samples = save_figures(run_dir, session.task, session.data)
+    precision = make_precision(context.config.trainer.precision, context.task.device)
+    batches = [predictions.cpu() for predictions in context.test_predictions]
+    save_predictions(context.task, context.data, run_dir, "test", batches=batches, precision=precision)
+    samples = save_figures(run_dir, context.task, context.data, precision)
     write_manifest(run_dir, {**manifest, "status": "finished"})
     return samples
 
 
 @contextmanager
-def record_outcome(session: Session, run_dir: Path, manifest: dict[str, Any]) -> Iterator[None]:
+def record_outcome(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]) -> Iterator[None]:
     """Write the status of a run that fails into its manifest, and close the loggers with the exit code."""
     code = 0
     try:
@@ -210,9 +214,10 @@ def record_outcome(session: Session, run_dir: Path, manifest: dict[str, Any]) ->
     except BaseException as error:
         code = exit_code(error)
         status = f"{type(error).__name__}: {one_line(error)}"
-        write_manifest(run_dir, {**manifest, **session.timer.summary(), "status": status})
+        with suppress(ResourceError):  # the error of the run matters more
+            write_manifest(run_dir, {**manifest, **context.timer.summary(), "status": status})
         raise
     finally:
-        for logger in session.trainer.loggers:
+        for logger in context.trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.finish(code)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from patchwork.core.errors import ResourceError
+from patchwork.core.lock import lock
 from patchwork.core.subprocesses import start
-from patchwork.runs.run_dir import lock
+from patchwork.runs.run_dir import LOCK_FILE
 
 POLL_SECONDS = 0.2
 
@@ -85,7 +86,7 @@ def is_running(run_dir: Path) -> bool:
     if not run_dir.exists():
         return False
     try:
-        lock(run_dir).close()
+        lock(run_dir, LOCK_FILE).close()
     except ResourceError:
         return True
     return False

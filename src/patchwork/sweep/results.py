@@ -188,7 +188,7 @@ def experiment_yaml(overrides: list[str], sweep_dir: Path, title: str) -> str:
             bases.insert(0, value)
         elif key == "debug":
             bases.append({"/debug@_global_": value})
-        elif (CONF_DIR / key).is_dir():
+        elif (CONF_DIR / key.partition("@")[0]).is_dir():
             choices.append({f"override /{key}@{key}" if key in ("model", "data") else f"override /{key}": value})
         else:
             OmegaConf.update(keys, key, value, force_add=True)

@@ -3,6 +3,7 @@
 import statistics
 from pathlib import Path
 
+from patchwork.core.errors import PatchworkError
 from patchwork.core.overrides import override_key
 from patchwork.core.table import format_table
 from patchwork.runs.manifest import read_manifest
@@ -27,6 +28,9 @@ def retrain(sweep: SweepConfig, selected: ParamsResult, sweep_dir: Path, *, coun
     rows = mean_metrics(jobs)
     if rows:
         print(format_table(rows, right=("mean",)))
+    failed = [job for job in jobs if read_manifest(job.run_dir).get("status") != "finished"]
+    if failed:
+        raise PatchworkError(f"{len(failed)} of {count} retrained runs failed: see {failed[0].run_dir}.log")
 
 
 def mean_metrics(jobs: list[Job]) -> list[dict[str, str]]:

@@ -27,8 +27,8 @@ from rich.live import Live
 from rich.table import Table
 
 from patchwork.core.errors import DataError, ResourceError
+from patchwork.core.lock import lock
 from patchwork.runs.manifest import read_manifest
-from patchwork.runs.run_dir import lock
 from patchwork.sweep.compose import Params, SweepConfig, format_params, infeasible_reason
 from patchwork.sweep.jobs import POLL_SECONDS, Job, stop_all, threads_per_job
 from patchwork.sweep.study import STATES, started_trials, suggest

@@ -20,7 +20,7 @@ from patchwork.models.protocols import Locates
 from patchwork.tasks.base import Sample
 from patchwork.tasks.image_sequence import ImageSequenceTask, concat_horizontally
 from patchwork.tasks.metrics import Accuracy, RunningFraction
-from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.predictions import Predictions, to_float32
 
 
 class MajorityBaseline(RunningFraction):
@@ -94,9 +94,11 @@ class Anchor(ImageSequenceTask):
             logits = self.forward(batch)  # (B,)
         else:
             logits, attention = self.locate(batch)
+            predictions = self.predictions(batch, logits)
+            self.collect(split, predictions)
             self.update_metrics(
                 split,
-                accuracy=(self.predictions(batch, logits).prediction, present),
+                accuracy=(predictions.prediction, present),
                 auroc=(logits.sigmoid(), present.long()),
                 majority_baseline=(present,),
             )
@@ -113,7 +115,8 @@ class Anchor(ImageSequenceTask):
 
     def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
         target = batch["present"].long() if "present" in batch else None
-        log_probs = torch.stack([F.logsigmoid(-outputs), F.logsigmoid(outputs)], dim=1)  # (B, 2)
+        logits = to_float32(outputs)
+        log_probs = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)  # (B, 2)
         return self.make_predictions(batch, target, (outputs > 0).long(), log_probs)
 
     def uniform_loss(self, batch: Batch) -> float:

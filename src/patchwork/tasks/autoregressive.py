@@ -1,4 +1,4 @@
-"""What tasks share whose models write one token after the other."""
+"""Base class of tasks whose model generates one token at a time."""
 
 from abc import abstractmethod
 

@@ -1,4 +1,4 @@
-"""What all tasks share: one step for every split, metrics by name, predictions, optimizer and schedule."""
+"""Base class of tasks: one step for every split, metrics by name, predictions, optimizer and schedule."""
 
 import inspect
 import warnings
@@ -16,7 +16,6 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from patchwork.core.errors import ConfigError, NumericError
 from patchwork.data.base import Batch, Split
-from patchwork.models.protocols import HasFeatures
 from patchwork.tasks.predictions import Predictions
 
 BASE_CHECKS = (
@@ -70,24 +69,26 @@ class Task(pl.LightningModule):
     `patchwork audit` that apply to it.
 
     Args:
-        model: the network.
-        optimizer: makes the optimizer of a module, see `patchwork.training`.
-        scheduler: makes the learning-rate schedule of an optimizer, see `patchwork.training`.
-        monitor: the validation metric that selects the best checkpoint.
-        mode: whether a greater value of it is better (`max`) or a smaller one (`min`).
+        model: Network to train.
+        optimizer: Function that makes the optimizer of a module, see `patchwork.training`.
+        scheduler: Function that makes the learning-rate schedule of an optimizer, see `patchwork.training`.
+        monitor: Validation metric that selects the best checkpoint.
+        mode: Whether a greater value of it is better (`max`) or a smaller one (`min`).
 
     Raises:
-        ConfigError: if the model lacks a method that the task calls, or there is no such metric.
+        ConfigError: if the model lacks a method or an attribute that the task uses, or there is no such metric.
     """
 
     required_keys: ClassVar[tuple[str, ...]] = ("image",)
     model_interface: ClassVar[Mapping[str, tuple[str, ...]]] = {"forward": ("image",)}
+    model_attributes: ClassVar[tuple[str, ...]] = ()  # what a task reads of its model, besides calling its methods
     checks: ClassVar[tuple[str, ...]] = BASE_CHECKS
     takes_single_images: ClassVar[bool] = True  # whether an image alone can be predicted
     saves_predictions: ClassVar[bool] = True  # whether a run saves its predictions of the test split
     samples_title: ClassVar[str] = "on the test split"  # what `samples` shows, after the name of the task
+    class_names: tuple[str, ...] = ()  # as in the data, set by `patchwork.runs.build`; none if classes are numbers
     averages_log_probs = False  # whether the metrics of an ensemble follow from its members' log-probabilities
-    with_embeddings = False  # whether `predict_step` also returns the model's features
+    test_predictions: list[Predictions] | None = None  # of the batches tested so far, while a run collects them
 
     def __init__(
         self,
@@ -100,7 +101,14 @@ class Task(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.check_model_interface(type(model))
+        missing = [name for name in self.model_attributes if not hasattr(model, name)]
+        if missing:
+            raise ConfigError(
+                f"model={type(model).__name__} does not fit task={type(self).__name__}, "
+                f"which reads its {', '.join(missing)}"
+            )
         self.model = model
+        self.input_names = self.model_interface.get("forward", ())  # what the model's `forward` takes of a batch
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.monitor = monitor
@@ -148,14 +156,14 @@ class Task(pl.LightningModule):
 
     def model_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the values of a batch that the model's `forward` takes."""
-        return tuple(batch[name] for name in self.model_interface["forward"])
+        return tuple(batch[name] for name in self.input_names)
 
     def image_free_loss(self, batch: Batch) -> float:
         """Return the loss of the best prediction that depends on no image; as a rule, that of a uniform one."""
         return self.uniform_loss(batch)
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
-        """Return up to `count` predictions of a batch to look at: by default, an image each and one answer."""
+        """Return up to `count` predictions of a batch to look at; by default, one image and one answer each."""
         batch = {name: values[:count] for name, values in batch.items()}
         predictions = self.predict_step(batch, 0)
         if predictions.target is None:
@@ -169,6 +177,10 @@ class Task(pl.LightningModule):
     def format_answers(self, answers: Tensor) -> list[str]:
         """Return targets or predictions (B, …) in human-readable form."""
         return [str(answer) for answer in answers.tolist()]
+
+    def format_classes(self, classes: Tensor) -> list[str]:
+        """Return the names of classes (B,), or their numbers if they have no names."""
+        return [self.class_names[label] if self.class_names else str(label) for label in classes.tolist()]
 
     def perturbed_inputs(self, batch: Batch) -> Iterator[Batch]:
         """Yield batches with other inputs, on which the outputs must depend; first with the next sample's images."""
@@ -185,11 +197,19 @@ class Task(pl.LightningModule):
         raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no probabilities to average")
 
     def average_outputs(self, outputs: Tensor) -> Tensor:
-        """Average the raw outputs (M, B, …) of M networks to those of their ensemble (B, …)."""
+        """Average the raw outputs (M, B, …) of M networks to those of their ensemble (B, …).
+
+        Raises:
+            NotImplementedError: if this task has no such average.
+        """
         raise NotImplementedError
 
     def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
-        """Return raw outputs (B, …) that give these log-probabilities (B, C)."""
+        """Return raw outputs (B, …) that give these log-probabilities (B, C).
+
+        Raises:
+            NotImplementedError: if this task does not have `averages_log_probs`.
+        """
         raise NotImplementedError
 
     # --- predictions ---
@@ -199,13 +219,17 @@ class Task(pl.LightningModule):
         return self.predictions(batch, self.forward(batch))
 
     def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
-        """Return what the raw outputs of `forward` predict of a batch."""
+        """Return what the raw outputs (B, …) of `forward` predict of a batch.
+
+        Raises:
+            NotImplementedError: if this task implements `predict_step` instead.
+        """
         raise NotImplementedError
 
     def make_predictions(
         self, batch: Batch, target: Tensor | None, prediction: Tensor, log_probs: Tensor | None = None
     ) -> Predictions:
-        """Put predictions together with the samples' indices and, with `with_embeddings`, their features."""
+        """Combine predictions with the samples' indices, see `Predictions`."""
         device = prediction.device
         index = batch.get("index")
         image_ids = batch.get("image_ids")
@@ -215,12 +239,12 @@ class Task(pl.LightningModule):
             target=target,
             prediction=prediction,
             log_probs=log_probs,
-            embedding=self.embed(batch) if self.with_embeddings else None,
         )
 
-    def embed(self, batch: Batch) -> Tensor | None:
-        """Return the model's features (B, D), or None if it has none."""
-        return self.model.features(batch["image"]) if isinstance(self.model, HasFeatures) else None
+    def collect(self, split: Split, predictions: Predictions) -> None:
+        """Add the predictions of a test batch to those that a run collects, if it does."""
+        if split == "test" and self.test_predictions is not None:
+            self.test_predictions.append(predictions)
 
     # --- metrics ---
 

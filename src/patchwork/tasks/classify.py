@@ -15,7 +15,7 @@ from patchwork.data.base import Batch, Split
 from patchwork.models.ensemble import Ensemble, log_mean_prob
 from patchwork.tasks.base import BASE_CHECKS, Task
 from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
-from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.predictions import Predictions, log_softmax
 
 
 class Classify(Task):
@@ -25,7 +25,7 @@ class Classify(Task):
     et al. 2017, https://arxiv.org/abs/1706.04599).
 
     Args:
-        num_classes: number of classes, as in the data.
+        num_classes: Number of classes, as in the data.
     """
 
     required_keys: ClassVar = ("image", "label")
@@ -47,7 +47,9 @@ class Classify(Task):
     def step(self, batch: Batch, split: Split) -> Tensor:
         logits, label = self.forward(batch), batch["label"]  # (B, num_classes), (B,)
         if split != "train":
-            preds = self.predictions(batch, logits).prediction
+            predictions = self.predictions(batch, logits)
+            self.collect(split, predictions)
+            preds = predictions.prediction
             self.update_metrics(
                 split,
                 accuracy=(preds, label),
@@ -57,10 +59,13 @@ class Classify(Task):
         return F.cross_entropy(logits, label)
 
     def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
-        return self.make_predictions(batch, batch.get("label"), outputs.argmax(dim=1), outputs.log_softmax(dim=1))
+        return self.make_predictions(batch, batch.get("label"), outputs.argmax(dim=1), log_softmax(outputs))
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.num_classes)
+
+    def format_answers(self, answers: Tensor) -> list[str]:
+        return self.format_classes(answers)
 
     def make_ensemble(self, models: list[nn.Module]) -> nn.Module:
         return Ensemble(models, self.average_outputs)

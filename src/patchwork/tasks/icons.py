@@ -14,13 +14,12 @@ from torchmetrics import Metric
 
 from patchwork.core.errors import ConfigError
 from patchwork.data.base import Batch, Split
-from patchwork.data.sources.icons import LABELS, PERSONS, TENSES, VERBS
+from patchwork.data.sources.icons import FACTORS, LABELS, PERSONS, TENSES, VERBS, num_logits
 from patchwork.models.ensemble import Ensemble, log_mean_prob
 from patchwork.tasks.base import BASE_CHECKS, Task
 from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
-from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.predictions import Predictions, log_softmax
 
-FACTORS = {"tense": ["tense"], "tense_person": ["tense", "person"], "combination": ["verb", "tense", "person"]}
 NAMES = {"verb": list(VERBS), "tense": list(TENSES), "person": list(PERSONS)}
 
 
@@ -28,11 +27,11 @@ class Icons(Task):
     """Predict the class of an icon: its tense (5), tense and person (15), or verb, tense and person (300).
 
     Args:
-        label: what a class consists of.
+        label: factors that a class consists of.
         head: `flat` has one logit for each class; `factored` has one for each verb, tense and person and adds them up,
             so that combinations can be recognized that were not in training.
-        holdout: what was held out of training, as in the data.
-        num_classes: number of the model's outputs, as in the data.
+        holdout: combinations held out of training, as in the data.
+        num_outputs: number of the model's outputs, as in the data.
 
     Raises:
         ConfigError: if that number does not fit `label` and `head`.
@@ -48,17 +47,16 @@ class Icons(Task):
         label: Literal["tense", "tense_person", "combination"],
         head: Literal["factored", "flat"],
         holdout: Literal["combinations"] | None,
-        num_classes: int,
+        num_outputs: int,
         **task: Any,
     ) -> None:
         self.factors = FACTORS[label]
         self.factor_sizes = [LABELS[name] for name in self.factors]
-        self.num_classes = math.prod(self.factor_sizes)
-        num_outputs = sum(self.factor_sizes) if head == "factored" else self.num_classes
-        if num_classes != num_outputs:
+        self.num_classes = num_logits("flat", label)
+        expected = num_logits(head, label)
+        if num_outputs != expected:
             raise ConfigError(
-                f"data.num_classes={num_classes} does not fit task.label={label} with task.head={head}: "
-                f"use {num_outputs}"
+                f"data.num_outputs={num_outputs} does not fit task.label={label} with task.head={head}: use {expected}"
             )
         self.head = head
         self.holdout = holdout
@@ -73,7 +71,7 @@ class Icons(Task):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits (B, num_classes)."""
-        outputs = self.model(batch["image"])
+        outputs = super().forward(batch)
         return self.add_factors(outputs) if self.head == "factored" else outputs
 
     def add_factors(self, outputs: Tensor) -> Tensor:
@@ -85,7 +83,9 @@ class Icons(Task):
     def step(self, batch: Batch, split: Split) -> Tensor:
         logits, target = self.forward(batch), self.target(batch)
         if split != "train":
-            preds = self.predictions(batch, logits).prediction
+            predictions = self.predictions(batch, logits)
+            self.collect(split, predictions)
+            preds = predictions.prediction
             factors = self.unravel_classes(preds)
             self.update_metrics(
                 split,
@@ -98,7 +98,7 @@ class Icons(Task):
 
     def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
         target = self.target(batch) if batch.keys() >= {*self.factors} else None
-        return self.make_predictions(batch, target, outputs.argmax(dim=1), outputs.log_softmax(dim=1))
+        return self.make_predictions(batch, target, outputs.argmax(dim=1), log_softmax(outputs))
 
     def target(self, batch: Batch) -> Tensor:
         """Return the class (B,) of each icon."""

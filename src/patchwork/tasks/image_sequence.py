@@ -1,4 +1,4 @@
-"""What tasks share whose samples are sets of images, laid out as padded sequences."""
+"""Base class of tasks whose samples are sets of images, given as padded sequences."""
 
 from collections.abc import Iterator
 from typing import ClassVar

@@ -12,10 +12,10 @@ from torchmetrics import Metric
 
 
 class RunningFraction(Metric):
-    """A fraction of what was counted; a subclass says in `update` what is counted and what is correct.
+    """A fraction of what was counted; a subclass defines in `update` what is counted and what is correct.
 
     Args:
-        count: how many fractions there are.
+        count: number of fractions, which have one total.
     """
 
     correct: Tensor
@@ -44,8 +44,8 @@ class GroupedAccuracy(Metric):
     """The accuracy in each group of samples, as `name/group`; a group without samples is left out.
 
     Args:
-        name: of the metric.
-        groups: the name of each group, by its number.
+        name: Name of the metric.
+        groups: Name of each group, by its number.
     """
 
     correct: Tensor

@@ -4,40 +4,31 @@ Follows the pixel project, see `docs/references.md`.
 """
 
 import math
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from patchwork.core.errors import ConfigError
 from patchwork.core.types import Fraction
 from patchwork.data.base import Batch, Split
 from patchwork.data.rng import make_rng
-from patchwork.models.generator import Generator, SamplingOptions, generate
+from patchwork.models.generator import (
+    Generator,
+    LikelihoodGenerator,
+    PromptGenerator,
+    SamplingOptions,
+    TokenGenerator,
+    generate,
+    missing_members,
+)
 from patchwork.tasks.autoregressive import AutoregressiveTask
 from patchwork.tasks.base import BASE_CHECKS, Sample
 from patchwork.tasks.predictions import Predictions
 
 GREEDY = SamplingOptions(temperature=0)
-
-
-@runtime_checkable
-class TokenGenerator(Protocol):
-    """A generator that writes images as tokens (B, N, K), K for each patch, one after the other."""
-
-    def tokenize(self, image: Tensor) -> Tensor:
-        """Map images (B, 1, height, width) to tokens (B, N, K)."""
-        ...
-
-    def detokenize(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, N, K) to images (B, 1, height, width)."""
-        ...
-
-    def cached_logits(self, image: Tensor, label: Tensor) -> Tensor:
-        """Return the logits (B, N, K, V) of the model's `forward`, computed one token at a time."""
-        ...
 
 
 class Pixels(AutoregressiveTask):
@@ -51,13 +42,14 @@ class Pixels(AutoregressiveTask):
     they ask for.
 
     Args:
+        model: a `Generator`, see `patchwork.models.generator`.
         uncond_prob: fraction of the training images without a condition, for p(image) and classifier-free guidance.
         prompt_prob: fraction of the training images with a prompt; the rest have their class.
         alignment_weight: weight of the squared distance between the embeddings of all prompts of a batch and of their
             classes.
 
     Raises:
-        ConfigError: if the fractions exceed 1, or do not fit the model's text encoder.
+        ConfigError: if the model is not a `Generator`, or the fractions exceed 1 or do not fit its text encoder.
     """
 
     required_keys: ClassVar = ("image", "label", "prompt")
@@ -67,7 +59,13 @@ class Pixels(AutoregressiveTask):
     samples_title: ClassVar = "generated, one of each class in turn"
 
     def __init__(
-        self, *, uncond_prob: Fraction, prompt_prob: Fraction, alignment_weight: NonNegativeFloat = 0.0, **task: Any
+        self,
+        *,
+        model: nn.Module,
+        uncond_prob: Fraction,
+        prompt_prob: Fraction,
+        alignment_weight: NonNegativeFloat = 0.0,
+        **task: Any,
     ) -> None:
         if uncond_prob + prompt_prob > 1:
             raise ConfigError(
@@ -76,7 +74,12 @@ class Pixels(AutoregressiveTask):
         self.uncond_prob = uncond_prob
         self.prompt_prob = prompt_prob
         self.alignment_weight = alignment_weight
-        super().__init__(**task)
+        if missing := missing_members(model):
+            raise ConfigError(
+                f"model={type(model).__name__} does not fit task={type(self).__name__}, which needs a generator: "
+                f"it lacks {', '.join(missing)}"
+            )
+        super().__init__(model=model, **task)
         if prompt_prob and not self.generator.has_text_encoder:
             raise ConfigError(f"task.prompt_prob={prompt_prob} needs a text encoder: set model.text_encoder_depth > 0")
         if not prompt_prob and self.generator.has_text_encoder:
@@ -88,8 +91,12 @@ class Pixels(AutoregressiveTask):
 
     @property
     def checks(self) -> tuple[str, ...]:  # type: ignore[override]
-        autoregressive = ("causality", "kv_cache_equivalence") if isinstance(self.model, TokenGenerator) else ()
-        return (*BASE_CHECKS, *autoregressive)
+        checks = [*BASE_CHECKS]
+        if self.generator.likelihood is None:  # its loss is not comparable with that of a uniform distribution
+            checks = [check for check in checks if check not in ("initial_loss", "overfit_one_batch")]
+        if isinstance(self.model, TokenGenerator):
+            checks += ["causality", "kv_cache_equivalence"]
+        return tuple(checks)
 
     @property
     def class_conditional(self) -> bool:
@@ -128,7 +135,8 @@ class Pixels(AutoregressiveTask):
         classes = torch.where(choice < self.uncond_prob, null, label)
         loss = self.generator.loss(batch["image"], classes, prompt * prompted[:, None]).mean() / num_pixels
         if self.prompt_prob and self.class_conditional:
-            loss = loss + self.alignment_weight * self.generator.prompt_alignment_loss(label, prompt)
+            alignment_loss = cast(PromptGenerator, self.model).prompt_alignment_loss(label, prompt)
+            loss = loss + self.alignment_weight * alignment_loss
         return loss
 
     @property
@@ -150,14 +158,17 @@ class Pixels(AutoregressiveTask):
             prompt = batch["prompt"]
         if self.generator.likelihood is None:
             return self.generator.loss(image, label, prompt)
-        return -self.generator.log_likelihood(image, label, prompt)
+        return -cast(LikelihoodGenerator, self.model).log_likelihood(image, label, prompt)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return log p(image | class) of each image (B,), or where there is no likelihood the negative loss."""
         return -self.loss_given(batch, "class_nll")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
-        """Predict log p of each image in nats, under the first of `eval_conditions`; the targets are labels."""
+        """Predict a log-likelihood for each image, under the first of `eval_conditions`; the targets are labels.
+
+        It is log p in nats, or a lower bound on it, or where there is no likelihood the negative training loss.
+        """
         with torch.autocast(batch["image"].device.type, enabled=False):
             log_likelihood = -self.loss_given(batch, self.eval_conditions[0])  # (B,)
         return self.make_predictions(batch, batch["label"], log_likelihood)
@@ -175,7 +186,8 @@ class Pixels(AutoregressiveTask):
         return self.token_generator.tokenize(batch["image"]).flatten(1)  # (B, N · K)
 
     def logits(self, batch: Batch, tokens: Tensor) -> Tensor:
-        return self.model(self.detokenize(batch, tokens), batch["label"]).flatten(1, 2)  # (B, N · K, V)
+        image = self.detokenize(batch, tokens)
+        return self.token_generator(image, batch["label"]).flatten(1, 2)  # (B, N · K, V)
 
     def generate_tokens(self, batch: Batch) -> Tensor:
         image = generate(self.generator, batch["label"], torch.Generator(), options=GREEDY)
@@ -201,5 +213,7 @@ class Pixels(AutoregressiveTask):
         ]
 
     def format_answers(self, answers: Tensor) -> list[str]:
-        """Return classes, or log-likelihoods with two decimals, as text."""
-        return [f"{answer:.2f}" if isinstance(answer, float) else str(answer) for answer in answers.tolist()]
+        """Return the names of classes (B,), or log-likelihoods (B,) with two decimals."""
+        if answers.is_floating_point():
+            return [f"{answer:.2f}" for answer in answers.tolist()]
+        return self.format_classes(answers)

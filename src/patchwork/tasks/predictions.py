@@ -16,8 +16,8 @@ class Predictions:
 
     Attributes:
         index: (B,) int64, the sample's index in its split.
-        image_ids: (B, K) int64, the indices in the source's split of the images that the sample was made of, −1 where
-            there is none.
+        image_ids: (B, K) int64, the images that the sample was made of, as indices in the source's official training
+            or test part, −1 where there is none.
         target: (B, …) what is to be predicted, or None if it is unknown.
         prediction: (B, …) what is predicted.
         log_probs: (B, …, C) the log-probabilities of all answers, or None if the model gives none. Where the prediction
@@ -81,6 +81,16 @@ class Predictions:
             if all(name in table for table in tables)
         }
         return cls.from_tensors(rows)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return the log-probabilities (…, C) of logits (…, C), in float32 at least, as bfloat16 has two digits."""
+    return to_float32(logits).log_softmax(dim=-1)
+
+
+def to_float32(values: Tensor) -> Tensor:
+    """Return values in float32, or in float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def concat_padded(values: Sequence[Tensor], padding: float) -> Tensor:

@@ -18,11 +18,10 @@ from torchmetrics import Metric
 from patchwork.data.base import Batch, Split
 from patchwork.models import EncoderDecoder
 from patchwork.models.ensemble import EncoderDecoderEnsemble
-from patchwork.models.transformer import KVCache
 from patchwork.tasks.autoregressive import AutoregressiveTask
 from patchwork.tasks.base import BASE_CHECKS, Sample, to_unit_range
 from patchwork.tasks.metrics import Accuracy, RunningFraction
-from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.predictions import Predictions, log_softmax
 
 
 class DigitAccuracy(RunningFraction):
@@ -62,7 +61,9 @@ class Seq2Seq(AutoregressiveTask):
         "encode": ("image",),
         "decode": ("memory", "tokens"),
         "greedy_decode": ("memory",),
+        "make_caches": ("memory", "length"),
     }
+    model_attributes: ClassVar = ("rows", "cols", "bos_id", "eos_id")
     checks: ClassVar = (*BASE_CHECKS, "position_sensitivity", "causality", "kv_cache_equivalence")
 
     def build_metrics(self) -> dict[str, Metric]:
@@ -85,17 +86,23 @@ class Seq2Seq(AutoregressiveTask):
             self.update_metrics(
                 split, sequence_accuracy=(preds, digits), digit_accuracy=(preds, digits), cell_accuracy=(preds, digits)
             )
+            if self.test_predictions is not None:
+                self.collect(split, self.decoded_predictions(batch, memory, preds))
         return F.cross_entropy(rearrange(logits, "b t v -> (b t) v"), target.flatten())
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
-        """Decode greedily, and return the log-probabilities (B, T, V) of the tokens along that path."""
+        """Decode the images of a batch greedily; see `decoded_predictions`."""
         memory = self.model.encode(batch["image"])  # (B, N, D)
-        tokens = self.model.greedy_decode(memory)  # (B, T)
+        return self.decoded_predictions(batch, memory, self.model.greedy_decode(memory))
+
+    def decoded_predictions(self, batch: Batch, memory: Tensor, tokens: Tensor) -> Predictions:
+        """Return decoded tokens (B, T) with the log-probabilities (B, T, V) of all tokens along that path."""
         logits = self.model.decode(memory, self.shift_right(tokens))  # (B, T, V)
         finished = self.shift_right(tokens) == self.model.eos_id  # (B, T)
-        only_eos = torch.full_like(logits[0, 0], -torch.inf)
+        log_probs = log_softmax(logits)
+        only_eos = torch.full_like(log_probs[0, 0], -torch.inf)
         only_eos[self.model.eos_id] = 0  # whatever follows the end-of-sequence token is that token
-        log_probs = torch.where(finished[..., None], only_eos, logits.log_softmax(dim=-1))
+        log_probs = torch.where(finished[..., None], only_eos, log_probs)
         return self.make_predictions(batch, batch.get("digits"), tokens, log_probs)
 
     def uniform_loss(self, batch: Batch) -> float:
@@ -121,19 +128,19 @@ class Seq2Seq(AutoregressiveTask):
         return self.model(batch["image"], self.shift_right(tokens))
 
     def generate_tokens(self, batch: Batch) -> Tensor:
-        return self.model.generate(batch["image"])  # (B, T)
+        return self.model.greedy_decode(self.model.encode(batch["image"]))  # (B, T)
 
     def cached_logits(self, batch: Batch, tokens: Tensor) -> Tensor:
         memory = self.model.encode(batch["image"])  # (B, N, D)
-        caches = [(KVCache(tokens.shape[1]), KVCache(memory.shape[1])) for _ in self.model.decoder]
+        caches = self.model.make_caches(memory, tokens.shape[1])
         inputs = self.shift_right(tokens).split(1, dim=1)
         return torch.cat([self.model.decode(memory, token, caches) for token in inputs], dim=1)  # (B, T, V)
 
     # --- display ---
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
-        image, digits = batch["image"][:count], batch["digits"][:count]
-        preds = self.model.generate(image)  # (B, T)
+        batch = {name: values[:count] for name, values in batch.items()}
+        preds = self.predict_step(batch, 0).prediction  # (B, T)
         return [
             Sample(
                 picture,
@@ -142,7 +149,7 @@ class Seq2Seq(AutoregressiveTask):
                 rows=self.model.rows,
                 cols=self.model.cols,
             )
-            for picture, target, tokens in zip(to_unit_range(image), digits, preds, strict=True)
+            for picture, target, tokens in zip(to_unit_range(batch["image"]), batch["digits"], preds, strict=True)
         ]
 
     def format_answers(self, answers: Tensor) -> list[str]:

@@ -63,7 +63,9 @@ class Sum(ImageSequenceTask):
     def step(self, batch: Batch, split: Split) -> Tensor:
         outputs, target = self.forward(batch), self.target(batch)
         if split != "train":
-            preds = self.predictions(batch, outputs).prediction
+            predictions = self.predictions(batch, outputs)
+            self.collect(split, predictions)
+            preds = predictions.prediction
             self.update_metrics(split, length_accuracy=(preds, target, batch["mask"].sum(dim=1)))
             if not self.is_longer(batch):
                 self.update_metrics(split, accuracy=(preds, target), mse=(expected_sum(outputs), target.float()))

@@ -4,16 +4,14 @@ They multiply the learning rate of every parameter group by the same factor, ste
 """
 
 import math
-from typing import Annotated
 
-from annotated_types import Ge, Le
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Ratio = Annotated[float, Ge(0), Le(1)]
+from patchwork.core.types import Fraction
 
 
-def cosine(optimizer: Optimizer, steps: int, *, warmup_ratio: Ratio, min_lr_ratio: Ratio) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: int, *, warmup_ratio: Fraction, min_lr_ratio: Fraction) -> LambdaLR:
     """Linear warmup, then half a cosine (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983).
 
     Args:
@@ -33,7 +31,7 @@ def cosine(optimizer: Optimizer, steps: int, *, warmup_ratio: Ratio, min_lr_rati
     return LambdaLR(optimizer, factor)
 
 
-def wsd(optimizer: Optimizer, steps: int, *, warmup_ratio: Ratio, decay_ratio: Ratio) -> LambdaLR:
+def wsd(optimizer: Optimizer, steps: int, *, warmup_ratio: Fraction, decay_ratio: Fraction) -> LambdaLR:
     """Warmup–stable–decay: linear warmup, constant, linear decay to zero (Hu et al. 2024, https://arxiv.org/abs/2404.06395).
 
     Args:
@@ -51,7 +49,7 @@ def wsd(optimizer: Optimizer, steps: int, *, warmup_ratio: Ratio, decay_ratio: R
     return LambdaLR(optimizer, factor)
 
 
-def step(optimizer: Optimizer, steps: int, *, milestones: list[Ratio], gamma: Ratio) -> LambdaLR:
+def step(optimizer: Optimizer, steps: int, *, milestones: list[Fraction], gamma: Fraction) -> LambdaLR:
     """Multiply the learning rate by `gamma` at each milestone.
 
     Args:

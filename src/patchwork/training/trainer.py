@@ -24,8 +24,8 @@ from patchwork.training.fsdp import FSDP2Strategy
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-Fraction = Annotated[float, Gt(0), Le(1)]
-BatchLimit = PositiveInt | Fraction  # a number of batches, or a fraction of them
+PositiveFraction = Annotated[float, Gt(0), Le(1)]
+BatchLimit = PositiveInt | PositiveFraction  # a number of batches, or a fraction of them
 
 
 class Trainer(pl.Trainer):
@@ -45,7 +45,7 @@ class Trainer(pl.Trainer):
         max_time: Annotated[str, StringConstraints(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None,
         gradient_clip_val: PositiveFloat | None,
         accumulate_grad_batches: PositiveInt,
-        val_check_interval: Fraction,
+        val_check_interval: PositiveFraction,
         check_val_every_n_epoch: PositiveInt,
         limit_train_batches: BatchLimit,
         limit_val_batches: BatchLimit,

@@ -11,6 +11,7 @@ from patchwork.core.errors import ConfigError
 from patchwork.data.sources.base import check_fold, split_source, validation_indices
 
 NUM_TRAIN, NUM_TEST = 41, 13
+PARTS = ((NUM_TRAIN, (28, 28)), (NUM_TRAIN, ()), (NUM_TEST, (28, 28)), (NUM_TEST, ()))
 
 
 @given(st.data(), st.integers(2, 300))
@@ -69,16 +70,31 @@ def test_tensors_of_a_source_share_no_memory_with_the_arrays() -> None:
     arrays = [
         np.ones(shape, np.uint8) for shape in ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
     ]
-    source = split_source("ones", arrays, np.arange(7), mean=0.5, std=0.5, class_names=("zero", "one"))
+    source = split_source("ones", arrays, np.arange(7), mean=0.5, std=0.5)
     for tensor in source_tensors(source):
         tensor.fill_(0)
     assert all(array.all() for array in arrays)
+
+
+def test_indices_are_those_of_the_official_parts_whatever_the_split() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(256, size=(count, *shape), dtype=np.uint8) for count, shape in PARTS]
+    for validation in (np.arange(7), np.array([3, 40]), validation_indices(NUM_TRAIN, 1, 3, 2)):
+        source = split_source("random", arrays, validation, mean=0.5, std=0.5)
+        parts = ((source.train, arrays[:2]), (source.val, arrays[:2]), (source.test, arrays[2:]))
+        for split, (images, labels) in parts:
+            assert split.indices.dtype == torch.int64
+            assert np.array_equal(split.images[:, 0], images[split.indices])
+            assert np.array_equal(split.labels, labels[split.indices])
+        assert sorted(torch.cat([source.train.indices, source.val.indices]).tolist()) == list(range(NUM_TRAIN))
+        assert source.val.indices.tolist() == validation.tolist()
+        assert source.test.indices.tolist() == list(range(NUM_TEST))
 
 
 def test_source_normalizes_by_its_mean_and_std() -> None:
     arrays = [
         np.ones(shape, np.uint8) for shape in ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
     ]
-    source = split_source("ones", arrays, np.arange(7), mean=0.25, std=0.5, class_names=("zero", "one"))
+    source = split_source("ones", arrays, np.arange(7), mean=0.25, std=0.5)
     assert (source.num_channels, source.image_size) == (1, 28)
     torch.testing.assert_close(source.normalize(torch.tensor([0.0, 255.0])), torch.tensor([-0.5, 1.5]))

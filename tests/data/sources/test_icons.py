@@ -109,6 +109,6 @@ def test_batch_composition_does_not_change_an_icon() -> None:
 def test_source_describes_its_images() -> None:
     source = Icons().load()
     assert (source.name, source.num_channels, source.image_size) == ("icons", 3, 32)
-    assert source.class_names == COMBINATION_NAMES
+    assert Icons.class_names == COMBINATION_NAMES
     assert [len(split.labels) for split in (source.train, source.val, source.test)] == [1200, 300, 300]
     assert Icons().num_samples == {"train": 1200, "val": 300, "test": 300}

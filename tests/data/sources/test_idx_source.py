@@ -120,11 +120,8 @@ def test_fashion_mnist_itself() -> None:
     source = FashionMNIST(root=str(REAL["fashion"]), folds=6, fold=0).load()
     assert source.name == "fashion"
     assert [len(split.labels) for split in (source.train, source.val, source.test)] == [50_000, 10_000, 10_000]
-    assert [source.class_names[label] for label in source.test.labels[:3].tolist()] == [
-        "ankle boot",
-        "pullover",
-        "trouser",
-    ]
+    names = [FashionMNIST.class_names[label] for label in source.test.labels[:3].tolist()]
+    assert names == ["ankle boot", "pullover", "trouser"]
     pixels = torch.cat([source.train.images, source.val.images]).float() / 255
     assert pixels.mean().item() == pytest.approx(source.mean, abs=1e-4)
     assert pixels.std().item() == pytest.approx(source.std, abs=1e-4)

@@ -13,8 +13,8 @@ from patchwork.data.sources.uci import UCI
 class Auto(MNIST):
     """MNIST where it is found or can be downloaded; otherwise the UCI digits, with a warning.
 
-    It falls back where MNIST cannot be had or cannot be written. Damaged files, and a directory that was named and does
-    not hold MNIST, are errors here, too. `validation` is for MNIST; the UCI digits have their own default.
+    It falls back where MNIST is unavailable or cannot be written. Damaged files, and a directory that was named and
+    does not hold MNIST, are errors here, too. `validation` is for MNIST; the UCI digits have their own default.
     """
 
     def load(self) -> ImageSource:

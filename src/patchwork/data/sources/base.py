@@ -1,11 +1,13 @@
-"""A source of labelled images: three splits in memory, and what a data module must know of them."""
+"""A source of labeled images: three splits in memory, and what a data module must know of them."""
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from annotated_types import Interval
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from patchwork.core.errors import ConfigError
@@ -16,11 +18,12 @@ DIGIT_NAMES = tuple("0123456789")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """Images and their classes."""
+class LabeledImages:
+    """Images, their classes, and where the source has them."""
 
     images: Tensor  # (n, C, H, W) uint8
     labels: Tensor  # (n,) int64
+    indices: Tensor  # (n,) int64, in the source's official training or test part, which no validation split changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +34,9 @@ class ImageSource:
     sha256: str  # of all contents, whatever the file format and the validation split
     mean: float  # of the training pixels in [0, 1]; pixels are normalized by it and by `std`
     std: float
-    class_names: tuple[str, ...]
-    train: LabelledImages
-    val: LabelledImages
-    test: LabelledImages
+    train: LabeledImages
+    val: LabeledImages
+    test: LabeledImages
 
     @property
     def num_channels(self) -> int:
@@ -46,14 +48,64 @@ class ImageSource:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Map float pixels from [0, 255] to mean 0 and standard deviation 1, in place."""
-        return pixels.div_(255 * self.std).sub_(self.mean / self.std)
+        return normalize_pixels(pixels, self.mean, self.std)
 
 
 @runtime_checkable
 class ImageSourceConfig(Protocol):
     """A configured source: constructing it reads nothing, loading it reads everything."""
 
+    @property
+    def mean(self) -> float:
+        """Return the mean of the training pixels in [0, 1]."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Return the standard deviation of the training pixels in [0, 1]."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return a name for each label."""
+        ...
+
     def load(self) -> ImageSource: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class PartitionedSource:
+    """Base class of sources that split an official training part into training and validation images.
+
+    Args:
+        validation: images of the training part that are for validation, if `folds` is null.
+        folds: cut the training part into this many folds instead, for cross-validation.
+        fold: the fold that is for validation, from 0.
+
+    Raises:
+        ConfigError: if `folds` and `fold` do not fit together.
+    """
+
+    validation: PositiveInt
+    folds: Annotated[int, Interval(ge=2, le=1000)] | None = None
+    fold: NonNegativeInt | None = None
+
+    def __post_init__(self) -> None:
+        check_fold(self.folds, self.fold)
+
+    def split(self, name: str, arrays: list[np.ndarray], *, mean: float, std: float) -> ImageSource:
+        """Split the training part, see `split_source`.
+
+        Raises:
+            ConfigError: if nothing is left to train on.
+        """
+        validation = validation_indices(len(arrays[0]), self.validation, self.folds, self.fold)
+        return split_source(name, arrays, validation, mean=mean, std=std)
+
+
+def normalize_pixels(pixels: Tensor, mean: float, std: float) -> Tensor:
+    """Map float pixels from [0, 255] to mean 0 and standard deviation 1, in place, given those of [0, 1]."""
+    return pixels.div_(255 * std).sub_(mean / std)
 
 
 def check_fold(folds: int | None, fold: int | None) -> None:
@@ -100,17 +152,15 @@ def split_source(
     *,
     mean: float,
     std: float,
-    class_names: tuple[str, ...],
 ) -> ImageSource:
     """Split the training part into training and validation images.
 
     Args:
-        name: of the source.
+        name: name of the source.
         arrays: training images and labels, test images and labels, all uint8: (n, H, W), (n,), (m, H, W), (m,).
         validation: indices of the validation images in the training part.
-        mean: of the training pixels in [0, 1].
-        std: of the training pixels in [0, 1].
-        class_names: one for each label.
+        mean: mean of the training pixels in [0, 1].
+        std: standard deviation of the training pixels in [0, 1].
 
     Returns:
         A source whose tensors share no memory with `arrays`.
@@ -122,16 +172,19 @@ def split_source(
     is_train = np.ones(len(images), bool)
     is_train[validation] = False
 
-    def subset(images: np.ndarray, labels: np.ndarray) -> LabelledImages:
-        return LabelledImages(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
+    def subset(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> LabeledImages:
+        return LabeledImages(
+            images=torch.from_numpy(images[indices][:, None]),  # a copy, as the file's bytes are read-only
+            labels=torch.from_numpy(labels[indices].astype(np.int64)),
+            indices=torch.from_numpy(indices),
+        )
 
     return ImageSource(
         name=name,
         sha256=sha256.hexdigest(),
         mean=mean,
         std=std,
-        class_names=class_names,
-        train=subset(images[is_train], labels[is_train]),
-        val=subset(images[validation], labels[validation]),
-        test=subset(test_images.copy(), test_labels),  # a copy, as the file's bytes are read-only
+        train=subset(images, labels, np.flatnonzero(is_train)),
+        val=subset(images, labels, validation),
+        test=subset(test_images, test_labels, np.arange(len(test_images))),
     )

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from patchwork.core.errors import ConfigError
 from patchwork.data.rng import make_rng
-from patchwork.data.sources.base import ImageSource, LabelledImages
+from patchwork.data.sources.base import ImageSource, LabeledImages
 
 VERSION = 1  # of the renderer
 ICON_SIZE = 32  # pixels of a side
@@ -88,16 +88,20 @@ PATTERN_BRIGHTNESS = 0.4  # of a pattern's dark parts, relative to the color
 class Icons:
     """Icons of every verb, tense and person: four fifths to train on, one fifth to test.
 
-    Labels are combinations, see `combination_labels`. Validation has one icon of each combination, besides the others.
+    Labels are combinations, see `combination_labels`; indices count the icons of a split. Validation has one icon of
+    each combination, besides the others.
 
     Args:
         samples_per_class: icons of each of the 300 combinations, in training and test together; a multiple of 5.
-        difficulty: how much icons vary and how much of them is hidden, see `render`.
+        difficulty: amount of variation and occlusion, see `render`.
         holdout: `combinations` keeps one combination in five out of training and validation.
 
     Raises:
         ConfigError: if `samples_per_class` is not a multiple of 5.
     """
+
+    mean, std = 0.5, 0.5
+    class_names = COMBINATION_NAMES
 
     def __init__(
         self,
@@ -128,15 +132,14 @@ class Icons:
         return ImageSource(
             name="icons",
             sha256=hashlib.sha256(contents.encode()).hexdigest(),
-            mean=0.5,
-            std=0.5,
-            class_names=COMBINATION_NAMES,
+            mean=self.mean,
+            std=self.std,
             train=self.render_split("train"),
             val=self.render_split("val"),
             test=self.render_split("test"),
         )
 
-    def render_split(self, split: str) -> LabelledImages:
+    def render_split(self, split: str) -> LabeledImages:
         """Render the icons of one split, in random order."""
         factors = all_labels(self.copies[split])
         images = render(factors, difficulty=self.difficulty, rng=make_rng("icons", split))
@@ -145,7 +148,7 @@ class Icons:
             included = ~held_out(factors)
         indices = included.nonzero().squeeze(1)
         order = indices[torch.randperm(len(indices), generator=make_rng("icons", split, "order"))]
-        return LabelledImages(images[order], combination_labels(factors)[order])
+        return LabeledImages(images[order], combination_labels(factors)[order], torch.arange(len(order)))
 
 
 @cache
@@ -167,7 +170,7 @@ def render(labels: dict[str, Tensor], *, difficulty: float, rng: torch.Generator
     Args:
         labels: `verb`, `tense` and `person` (n,) of each icon.
         difficulty: from 0 to 2.
-        rng: of all that is random.
+        rng: generator of all random numbers.
 
     Returns:
         Images (n, 3, ICON_SIZE, ICON_SIZE), uint8.

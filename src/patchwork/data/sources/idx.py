@@ -22,7 +22,7 @@ SIDE = 28  # pixels of an image's side
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """What is known of a data set before it is read."""
+    """Description of a data set, known before it is read."""
 
     name: str  # as in `dataset=name`, and of its directory below data/
     title: str  # in messages
@@ -78,8 +78,8 @@ def read_arrays(dataset: IdxDataset, directory: Path) -> list[np.ndarray]:
     """Read and check a data set.
 
     Args:
-        dataset: what it should be.
-        directory: where its files are.
+        dataset: description of the data set to expect.
+        directory: directory with its files.
 
     Returns:
         Training images and labels, test images and labels, all uint8: (n, 28, 28), (n,), (m, 28, 28), (m,).

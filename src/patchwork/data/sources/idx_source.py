@@ -1,14 +1,14 @@
 """Find, download and load a data set in the format of MNIST."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Interval
-from pydantic import NonNegativeInt
 
 from patchwork.core.errors import DataError
-from patchwork.data.sources.base import ImageSource, check_fold, split_source, validation_indices
+from patchwork.data.sources.base import ImageSource, PartitionedSource
 from patchwork.data.sources.download import download
 from patchwork.data.sources.idx import IdxDataset, NotFoundError, holds_some, missing_files, read_arrays
 
@@ -19,7 +19,8 @@ def search_roots() -> list[Path]:
     return list(dict.fromkeys([Path.cwd(), *([checkout] if (checkout / "pyproject.toml").is_file() else [])]))
 
 
-class IdxSource:
+@dataclass(kw_only=True, eq=False)
+class IdxSource(PartitionedSource):
     """A data set of 60,000 training and 10,000 test images of 28×28, found on this machine or downloaded.
 
     It is looked for in this order:
@@ -31,10 +32,8 @@ class IdxSource:
 
     Args:
         root: directory to read; no other is searched.
-        download: whether to download what is not found.
-        validation: images of the training part that are for validation, if `folds` is null.
-        folds: cut the training part into this many folds instead, for cross-validation.
-        fold: the fold that is for validation, from 0.
+        download: download the data set if it is not found.
+        validation: see `PartitionedSource`, as for `folds` and `fold`.
 
     Raises:
         ConfigError: if `folds` and `fold` do not fit together.
@@ -45,21 +44,9 @@ class IdxSource:
     std: ClassVar[float]
     class_names: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self,
-        *,
-        root: str | None = None,
-        download: bool = True,
-        validation: Annotated[int, Interval(ge=1, le=59_999)] = 5000,
-        folds: Annotated[int, Interval(ge=2, le=1000)] | None = None,
-        fold: NonNegativeInt | None = None,
-    ) -> None:
-        check_fold(folds, fold)
-        self.root = root
-        self.download = download
-        self.validation = validation
-        self.folds = folds
-        self.fold = fold
+    root: str | None = None
+    download: bool = True
+    validation: Annotated[int, Interval(ge=1, le=59_999)] = 5000
 
     def load(self) -> ImageSource:
         """Find, check and split the data set.
@@ -71,10 +58,7 @@ class IdxSource:
             ConfigError: if `validation` leaves nothing to train on.
         """
         arrays = read_arrays(self.dataset, self.find())
-        validation = validation_indices(len(arrays[0]), self.validation, self.folds, self.fold)
-        return split_source(
-            self.dataset.name, arrays, validation, mean=self.mean, std=self.std, class_names=self.class_names
-        )
+        return self.split(self.dataset.name, arrays, mean=self.mean, std=self.std)
 
     def find(self) -> Path:
         """Return the first directory that holds the data set, downloading it if needed; contents are not checked.

@@ -3,6 +3,7 @@
 E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998).
 """
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -11,47 +12,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Interval
-from pydantic import NonNegativeInt
 
-from patchwork.data.sources.base import (
-    DIGIT_NAMES,
-    MNIST_MEAN,
-    MNIST_STD,
-    ImageSource,
-    check_fold,
-    split_source,
-    validation_indices,
-)
+from patchwork.data.sources.base import DIGIT_NAMES, MNIST_MEAN, MNIST_STD, ImageSource, PartitionedSource
 
 TEST_SIZE = 360
 
 
-class UCI:
+@dataclass(kw_only=True, eq=False)
+class UCI(PartitionedSource):
     """1,797 handwritten digits of 8×8, always available: no network, no files.
 
     They are made to look like MNIST: enlarged to 20×20, centered in 28×28, and normalized by MNIST's mean and standard
     deviation. Neighbors in the official order share a writer, so the test part is the contiguous end.
 
     Args:
-        validation: images of the training part that are for validation, if `folds` is null.
-        folds: cut the training part into this many folds instead, for cross-validation.
-        fold: the fold that is for validation, from 0.
+        validation: see `PartitionedSource`, as for `folds` and `fold`.
 
     Raises:
         ConfigError: if `folds` and `fold` do not fit together.
     """
 
-    def __init__(
-        self,
-        *,
-        validation: Annotated[int, Interval(ge=1, le=1436)] = 180,
-        folds: Annotated[int, Interval(ge=2, le=1000)] | None = None,
-        fold: NonNegativeInt | None = None,
-    ) -> None:
-        check_fold(folds, fold)
-        self.validation = validation
-        self.folds = folds
-        self.fold = fold
+    mean, std = MNIST_MEAN, MNIST_STD
+    class_names = DIGIT_NAMES
+
+    validation: Annotated[int, Interval(ge=1, le=1436)] = 180
 
     def load(self) -> ImageSource:
         """Load and split the digits.
@@ -61,14 +45,8 @@ class UCI:
         """
         images, labels = read_digits()
         train = len(images) - TEST_SIZE
-        return split_source(
-            "uci",
-            [images[:train], labels[:train], images[train:], labels[train:]],
-            validation_indices(train, self.validation, self.folds, self.fold),
-            mean=MNIST_MEAN,
-            std=MNIST_STD,
-            class_names=DIGIT_NAMES,
-        )
+        arrays = [images[:train], labels[:train], images[train:], labels[train:]]
+        return self.split("uci", arrays, mean=self.mean, std=self.std)
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:

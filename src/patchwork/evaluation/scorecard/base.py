@@ -1,4 +1,7 @@
-"""What all scores share: their form, the real images to compare with, and generating images in chunks."""
+"""The form of a score, the real images to compare with, and generating images in chunks.
+
+The keys of `make_rng` in this package are part of the random streams: changing one changes every published score.
+"""
 
 from dataclasses import dataclass
 
@@ -17,10 +20,10 @@ class Score:
     """One score of a generator.
 
     Args:
-        name: of the score.
-        value: of the generated images.
-        real: of real images, or None if there is no such thing.
-        meaning: what is measured, in a few words.
+        name: name of the score.
+        value: score of the generated images.
+        real: score of real images, or None if there is none.
+        meaning: description of the score in a few words.
         upper_bound: whether `value` is an upper bound of the score.
     """
 
@@ -68,7 +71,7 @@ class ReferenceImages:
 def generate_images(
     generator: Generator, label: Tensor, *key: str, prompt: Tensor | None = None, options: SamplingOptions
 ) -> Tensor:
-    """Generate images (n, 1, height, width) of labels (n,), or of prompts (n, L); `key` is their seed."""
+    """Generate images (n, 1, height, width) of labels (n,), or of prompts (n, L); `key` seeds them."""
     rng = make_rng(*key)
     prompts = [None] * len(label.split(CHUNK_SIZE)) if prompt is None else prompt.split(CHUNK_SIZE)
     chunks = zip(label.split(CHUNK_SIZE), prompts, strict=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from patchwork.data.image_data import ImageSourceDataModule
-from patchwork.data.sources.base import LabelledImages
+from patchwork.data.sources.base import LabeledImages
 from patchwork.evaluation.scorecard.base import CHUNK_SIZE, ReferenceImages, Score, fraction
 from patchwork.evaluation.scorecard.features import normalize_levels
 from patchwork.runs.build import build
@@ -44,7 +44,7 @@ def train_and_test(classifier: Run, image: Tensor, label: Tensor, real: Referenc
     data = cast(ImageSourceDataModule, data)
     data.prepare_data()
     pixels = (image * (255 // (real.num_levels - 1))).byte()
-    data.splits["train"] = LabelledImages(pixels, label)
+    data.splits["train"] = LabeledImages(pixels, label, torch.arange(len(label)))
     optimizer = task.optimizer(task.model)
     scheduler = task.scheduler(optimizer, TRAIN_STEPS)
     task.train()

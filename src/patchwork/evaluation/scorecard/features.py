@@ -1,4 +1,4 @@
-"""What a classifier that was trained on real images makes of generated ones."""
+"""Predictions and features of generated images by a classifier that was trained on real ones."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -22,8 +22,8 @@ def check_classifier(classifier: Run, run: Run) -> None:
     """Check that a run can score the images that another one generates.
 
     Raises:
-        ConfigError: if it is not a classifier with features, or of other images.
-        DataError: if the two runs were trained on different data sets, or the one found now is a third.
+        ConfigError: if it is not a classifier with features, or its images have another size or other classes.
+        DataError: if the two runs were trained on different data sets, or the present data set is another one.
     """
     if not (isinstance(classifier.task, Classify) and isinstance(classifier.model, HasFeatures)):
         raise ConfigError(f"classifier={classifier.run_dir} is not a run of task=classify with model=vit")
@@ -43,23 +43,27 @@ class FeatureClassifier:
     """A trained classifier of images (n, 1, height, width) with values from 0 to `num_levels - 1`.
 
     Args:
-        model: takes normalized images.
-        source: whose images the model was trained on.
-        num_levels: values of a pixel of the images to classify.
+        model: classifier of normalized images.
+        source: source of the images that the model was trained on.
+        num_levels: number of pixel levels of the images to classify.
+        dtype: precision of the model.
     """
 
-    def __init__(self, model: HasFeatures, source: ImageSource, num_levels: int) -> None:
-        self.model, self.source, self.num_levels = model, source, num_levels
+    def __init__(
+        self, model: HasFeatures, source: ImageSource, num_levels: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.model, self.source, self.num_levels, self.dtype = model, source, num_levels, dtype
 
     @classmethod
     def from_run(cls, run: Run, num_levels: int) -> "FeatureClassifier":
-        return cls(cast(HasFeatures, run.model.eval()), cast(ImageSourceDataModule, run.data).source, num_levels)
+        model, source = cast(HasFeatures, run.model.eval()), cast(ImageSourceDataModule, run.data).source
+        return cls(model, source, num_levels, next(run.model.parameters()).dtype)
 
     @torch.inference_mode()
     def features(self, image: Tensor) -> Tensor:
         """Return the features (n, D) that the classifier's head reads."""
         chunks = [
-            self.model.features(normalize_levels(chunk, self.num_levels, self.source))
+            self.model.features(normalize_levels(chunk, self.num_levels, self.source).to(self.dtype))
             for chunk in image.split(CHUNK_SIZE)
         ]
         return torch.cat(chunks)
@@ -85,7 +89,7 @@ def classifier_scores(
     )
     accuracy = fraction(classifier.predict(generated_features) == label)
     test_accuracy = fraction(classifier.predict(test_features) == real.test["label"])
-    yield Score("conditional_accuracy", accuracy, test_accuracy, "the classifier sees the class that was asked for")
+    yield Score("conditional_accuracy", accuracy, test_accuracy, "the classifier predicts the requested class")
     yield Score(
         "frechet_distance",
         frechet_distance(generated_features, test_features),

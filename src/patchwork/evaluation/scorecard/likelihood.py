@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from patchwork.evaluation.scorecard.base import CHUNK_SIZE, ReferenceImages, Score, fraction
-from patchwork.models.generator import Generator
+from patchwork.models.generator import Generator, LikelihoodGenerator
 
 
 @torch.inference_mode()
@@ -17,14 +18,15 @@ def likelihood_scores(
     """Score the likelihood of all test images; nothing if the generator has none.
 
     Args:
-        generator: the model.
-        real: whose test images are used.
+        generator: the generative model.
+        real: real images; those of the test split are used.
         unconditional: whether the generator was trained to model p(image).
         class_conditional: whether it was trained to model p(image | class).
     """
     if generator.likelihood is None:
         return
     image, label = real.test["image"], real.test["label"]
+    generator = cast(LikelihoodGenerator, generator)
     is_bound = generator.likelihood == "bound"
     bits_per_pixel = 1 / image[0].numel() / math.log(2)  # of a nat per image
     if unconditional:
@@ -39,10 +41,10 @@ def likelihood_scores(
         class_nll = -float(log_probs[range(len(label)), label].mean())
         yield Score("class_nll", class_nll, None, "nats per image, given its class", is_bound)
         accuracy = fraction(log_probs.argmax(dim=1) == label)
-        yield Score("bayes_classifier_accuracy", accuracy, None, "of the class that makes the image likeliest")
+        yield Score("bayes_classifier_accuracy", accuracy, None, "accuracy of the class with the highest likelihood")
 
 
-def log_likelihoods(generator: Generator, image: Tensor, labels: list[int]) -> Tensor:
+def log_likelihoods(generator: LikelihoodGenerator, image: Tensor, labels: list[int]) -> Tensor:
     """Return log p(image | label) in nats (n, labels), of images (n, 1, height, width)."""
     chunks = []
     for chunk in image.split(CHUNK_SIZE):

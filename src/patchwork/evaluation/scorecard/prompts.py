@@ -19,7 +19,7 @@ KINDS: dict[str, tuple[dict[PromptKind, str], str]] = {  # by score: kinds with 
 
 
 def prompt_scores(classifier: FeatureClassifier, generator: Generator, options: SamplingOptions) -> Iterator[Score]:
-    """Score how often the classifier sees what a prompt asks for, of prompts known from training and held-out ones."""
+    """Score how often the classifier predicts what a prompt asks for, for training prompts and held-out ones."""
     for name, (kinds, meaning) in KINDS.items():
         correct = []
         for kind, key in kinds.items():

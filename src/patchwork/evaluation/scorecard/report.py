@@ -31,10 +31,10 @@ class Scorecard:
     """The evaluation of a generative model.
 
     Args:
-        run: of `task=pixels`.
-        classifier: run of `task=classify` for the classifier-based scores, or None to leave these out.
-        num_samples: images to generate.
-        options: of sampling; likelihoods do not depend on them.
+        run: run of `task=pixels`.
+        classifier: run of `task=classify` for the classifier-based scores; None omits these.
+        num_samples: number of images to generate.
+        options: sampling options; likelihoods do not depend on them.
 
     Raises:
         ConfigError: if these cannot be combined.
@@ -58,7 +58,7 @@ class Scorecard:
             check_classifier(self.classifier, self.run)
 
     def scores(self) -> Iterator[Score]:
-        """Compute the scores one after the other, without those of conditions that the generator was not trained on."""
+        """Yield the scores one after the other, without those of conditions that the generator was not trained on."""
         tune_malloc()
         task = cast(Pixels, self.run.task.float().eval())
         generator = task.generator

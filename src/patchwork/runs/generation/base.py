@@ -1,4 +1,4 @@
-"""What generating and inpainting share: the model, checks, and the directory that results are written to."""
+"""Loading the model of a run, checks, and the directory that results are written to."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def check_classes(classes: list[int] | None, generator: Generator) -> None:
 
 
 def repeat_to(values: list[int], length: int) -> list[int]:
-    """Return `values` again and again, `length` of them."""
+    """Repeat `values` cyclically to `length`."""
     return [values[index % len(values)] for index in range(length)]
 
 

@@ -28,14 +28,14 @@ FRAME_MS, LAST_FRAME_MS = 60, 2000  # how long the animation shows a frame, and 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What to generate.
+    """Whole images to generate.
 
     Args:
         classes: classes of the images, in turn; None for all.
-        prompt: text that asks for one digit, instead of classes.
-        num_images: how many.
-        options: of sampling.
-        seed: of the samples.
+        prompt: text that asks for one class, instead of classes.
+        num_images: number of images.
+        options: sampling options.
+        seed: seed of the samples.
     """
 
     classes: list[int] | None
@@ -62,11 +62,11 @@ def generate_images(run: Run, request: ImageRequest, *, stream: bool) -> None:
     manifest = {**asdict(request), **asdict(request.options)}
     del manifest["options"]
     if request.prompt is not None:
-        words, digit = read_prompt(request.prompt, generator)
-        target = torch.full((request.num_images,), digit)
+        words, class_number = read_prompt(request.prompt, generator)
+        target = torch.full((request.num_images,), class_number)
         label = torch.full((request.num_images,), generator.null_class)
         prompt = words.expand(request.num_images, -1)
-        manifest["digit"] = digit
+        manifest["class"] = class_number
     rng = make_rng("generate", request.seed)
     images = generator.sample(label, rng, prompt=prompt, options=request.options)
     if stream:
@@ -91,22 +91,22 @@ def check_request(run: Run, task: Pixels, generator: Generator, request: ImageRe
 
 
 def read_prompt(prompt: str, generator: Generator) -> tuple[Tensor, int]:
-    """Return the word ids (1, L) of a prompt, and the digit that it asks for.
+    """Return the word ids (1, L) of a prompt, and the class that it asks for by its number.
 
     Raises:
-        ConfigError: if the model has no text encoder, or was not trained on that digit.
+        ConfigError: if the model has no text encoder, or was not trained on that class.
     """
     if not generator.has_text_encoder:
         raise ConfigError(
             f"prompt={prompt!r}: the model of this run has no text encoder (model.text_encoder_depth=0): use classes"
         )
-    words, digit = parse_prompt(prompt)
-    if digit >= generator.num_classes:
+    words, class_number = parse_prompt(prompt)
+    if class_number >= generator.num_classes:
         raise ConfigError(
-            f"prompt={prompt!r} asks for {digit}, which this run was not trained on: "
+            f"prompt={prompt!r} asks for class {class_number}, which this run was not trained on: "
             f"use 0 to {generator.num_classes - 1}"
         )
-    return words, digit
+    return words, class_number
 
 
 def print_stream(images: Iterator[Tensor], num_levels: int) -> Iterator[Tensor]:

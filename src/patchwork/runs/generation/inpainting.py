@@ -1,4 +1,4 @@
-"""Inpaint: generate a part of an image anew, given the rest."""
+"""Inpainting: generate a part of an image anew, given the rest."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from patchwork.core.malloc import tune_malloc
 from patchwork.data import PixelsDataModule
 from patchwork.data.rng import make_rng
 from patchwork.figures.sheet import GRAY, contact_sheet
-from patchwork.models.generator import Generator
+from patchwork.models.generator import Generator, InpaintingGenerator
 from patchwork.runs.generation.base import check_classes, load_generator, repeat_to, save_results
 from patchwork.runs.manifest import check_dataset
 from patchwork.runs.run import Run
@@ -29,15 +29,15 @@ SHEET_COLUMNS = 10
 
 @dataclass(frozen=True)
 class InpaintRequest:
-    """What to inpaint.
+    """An image to complete.
 
     Args:
         inpaint: index of a test image, or path of an image file.
-        mask: which part to generate, one of `MASKS` or path of an image file that is white there.
+        mask: the part to generate: one of `MASKS`, or path of an image file that is white there.
         classes: classes of the completions, in turn; None for unconditional ones.
-        num_images: how many completions.
+        num_images: number of completions.
         particles: particles of the sequential Monte Carlo sampler for each.
-        seed: of the samples.
+        seed: seed of the samples.
     """
 
     inpaint: int | str
@@ -52,11 +52,16 @@ def inpaint_image(run: Run, request: InpaintRequest) -> None:
     """Complete an image several times and save the completions.
 
     Raises:
-        ConfigError: if the model was not trained for what is requested, or the image or the mask does not exist.
+        ConfigError: if the model cannot inpaint or was not trained for the request, or image or mask does not exist.
         DataError: if an image file cannot be read.
         ResourceError: if the results cannot be written.
     """
     task, generator = load_generator(run)
+    if not isinstance(generator, InpaintingGenerator):
+        raise ConfigError(
+            f"inpaint={request.inpaint}: the {type(run.model).__name__} of run={run.run_dir} cannot inpaint: "
+            "drop inpaint"
+        )
     check_request(run, task, generator, request)
     tune_malloc()
     start = time.perf_counter()
