@@ -298,3 +298,16 @@ def test_summary_has_a_column_for_each_override_that_varies() -> None:
         ["1", "b", "finished", "1.0"],
         ["job", "1:", "why"],
     ]
+
+
+def test_launcher_that_starts_no_job_fails(
+    command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cluster(*_: object) -> None:
+        raise RuntimeError('Could not detect "srun"')
+
+    monkeypatch.setattr(multirun, "run_job", no_cluster)
+    assert command("train", "-m", *TINY, "seed=0,1") == 5
+    captured = capfd.readouterr()
+    assert "the launcher lost a job: Could not detect" in captured.err
+    assert captured.out.strip().startswith("0 of 0 jobs finished")

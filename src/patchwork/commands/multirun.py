@@ -76,7 +76,8 @@ def print_summary(sweep_dir: Path) -> int:
         {"job": int(path.stem), "overrides": [], "status": "unknown", **read_json(path)}
         for path in status_files(sweep_dir)
     ]
-    print(f"\n{summary(jobs)}\n")
+    if jobs:
+        print(f"\n{summary(jobs)}\n")
     finished = sum(job["status"] == "finished" for job in jobs)
     hint = "" if finished == len(jobs) else "; the same command with resume=auto runs the missing ones"
     print(f"{finished} of {len(jobs)} jobs finished; saved in {sweep_dir}{hint}")

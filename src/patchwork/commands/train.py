@@ -36,7 +36,7 @@ def compose_and_run(args: list[str]) -> int:
     argv = sys.argv
     multirun.MultirunCallback.sweep_dir = None
 
-    composed = False
+    composed, lost = False, 0
 
     def job(config: DictConfig) -> None:
         nonlocal composed
@@ -60,9 +60,9 @@ def compose_and_run(args: list[str]) -> int:
     except RuntimeError as error:
         if multirun.MultirunCallback.sweep_dir is None:
             raise
-        print_error("train", ResourceError(f"the launcher lost a job: {one_line(error)[:200]}"))
+        lost = print_error("train", ResourceError(f"the launcher lost a job: {one_line(error)[:200]}"))
     sweep_dir = multirun.MultirunCallback.sweep_dir
-    return 0 if sweep_dir is None else multirun.print_summary(sweep_dir)
+    return 0 if sweep_dir is None else multirun.print_summary(sweep_dir) or lost
 
 
 def run(config: DictConfig, overrides: list[str], args: list[str]) -> None:

@@ -21,7 +21,7 @@ def load_generator(run: Run) -> tuple[Pixels, Generator]:
     """
     if not isinstance(run.task, Pixels):
         raise ConfigError(
-            f"run={run.run_dir} has a {type(run.model).__name__}, which is not generative: use a run of task=pixels"
+            f"run={run.run_dir} has model={type(run.model).__name__}, which is not generative: use a run of task=pixels"
         )
     return run.task, run.task.generator
 
