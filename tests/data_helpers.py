@@ -75,3 +75,9 @@ def check_ids(data: BaseDataModule, split: Split, image_ids: list[Tensor]) -> No
         assert list(batch)[-2:] == ["index", "image_ids"]
         assert batch["image_ids"].dtype == batch["index"].dtype == torch.int64
         assert torch.equal(batch["image_ids"], torch.where(expected < 0, -1, expected - FIRST[split]))
+
+
+def read_whole_epoch(data: BaseDataModule, split: Split) -> Batch:
+    """Return the batches of an epoch as one."""
+    batches = read_epoch(data, split)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -12,13 +12,14 @@ from data_helpers import (
     check_ids,
     join_shards,
     read_epoch,
+    read_whole_epoch,
     same_batch,
     to_ids,
 )
 
 from patchwork.core.errors import ConfigError
 from patchwork.data import AnchorDataModule, RandomAffineElastic
-from patchwork.data.base import Batch, Split
+from patchwork.data.base import Split
 
 kinds = pytest.mark.parametrize(
     "kind", [{"positive_fraction": 0.5}, {"positive_fraction": 0.9}, {}, {"sampling": "consecutive"}], ids=str
@@ -34,15 +35,10 @@ def anchored(**changes: Any) -> AnchorDataModule:
     return data
 
 
-def whole_epoch(data: AnchorDataModule, split: Split) -> Batch:
-    batches = read_epoch(data, split)
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
 @pytest.mark.parametrize("split", SPLITS)
 @kinds
 def test_images_mask_and_digits_of_a_sequence_agree(kind: dict, split: Split) -> None:
-    batch = whole_epoch(anchored(**kind), split)
+    batch = read_whole_epoch(anchored(**kind), split)
     mask, ids = batch["mask"], to_ids(batch["image"])
     length = mask.sum(dim=1)
     assert batch["image"].shape[1:] == (5, 1, 6, 6)
@@ -57,7 +53,7 @@ def test_images_mask_and_digits_of_a_sequence_agree(kind: dict, split: Split) ->
 @pytest.mark.parametrize("split", SPLITS)
 @kinds
 def test_matches_are_of_the_anchors_class_and_never_the_anchor(kind: dict, split: Split) -> None:
-    batch = whole_epoch(anchored(**kind), split)
+    batch = read_whole_epoch(anchored(**kind), split)
     anchor, ids = to_ids(batch["anchor"]), to_ids(batch["image"])
     expected = (LABELS[ids] == LABELS[anchor][:, None]) & batch["mask"]
     assert torch.equal(batch["match"], expected)
@@ -85,7 +81,7 @@ def test_image_ids_are_those_of_the_anchor_and_the_sequence(kind: dict, split: S
 
 @pytest.mark.parametrize("positive_fraction", [0.1, 0.5, 0.8])
 def test_positive_fraction_is_the_fraction_with_a_match(positive_fraction: float) -> None:
-    batch = whole_epoch(anchored(positive_fraction=positive_fraction, val_size=5000), "val")
+    batch = read_whole_epoch(anchored(positive_fraction=positive_fraction, val_size=5000), "val")
     assert batch["present"].float().mean() == pytest.approx(positive_fraction, abs=0.03)
     for length in range(1, 6):  # at every length, so that the length is no cue
         chosen = batch["mask"].sum(dim=1) == length
@@ -93,7 +89,7 @@ def test_positive_fraction_is_the_fraction_with_a_match(positive_fraction: float
 
 
 def test_positions_of_matches_are_uniform() -> None:
-    batch = whole_epoch(anchored(positive_fraction=0.5, val_size=5000), "val")
+    batch = read_whole_epoch(anchored(positive_fraction=0.5, val_size=5000), "val")
     longest = batch["mask"].all(dim=1) & batch["present"]
     fraction = batch["match"][longest].float().mean(dim=0)
     assert fraction.max() - fraction.min() < 0.1
@@ -101,7 +97,7 @@ def test_positions_of_matches_are_uniform() -> None:
 
 
 def test_matches_are_as_frequent_as_random_images_give_without_a_positive_fraction() -> None:
-    batch = whole_epoch(anchored(val_size=5000), "val")
+    batch = read_whole_epoch(anchored(val_size=5000), "val")
     expected = 1 - sum(0.9**length for length in range(1, 6)) / 5
     assert batch["present"].float().mean() == pytest.approx(expected, abs=0.03)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from data_helpers import SPLITS, join_shards, read_epoch, same_batch
+from data_helpers import SPLITS, join_shards, read_whole_epoch, same_batch
 from torch import Tensor
 
 from patchwork.core.errors import ConfigError
 from patchwork.data import IconsDataModule
-from patchwork.data.base import Batch, Split
+from patchwork.data.base import Split
 from patchwork.data.sources.icons import combination_labels, held_out, split_combinations
 
 
@@ -25,11 +25,6 @@ def make_icons(**changes: Any) -> IconsDataModule:
 icons = cache(make_icons)  # rendering takes a while
 
 
-def whole_epoch(data: IconsDataModule, split: Split) -> Batch:
-    batches = read_epoch(data, split)
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def factors(data: IconsDataModule, split: Split) -> dict[str, Tensor]:
     return split_combinations(data.splits[split].labels)
 
@@ -42,7 +37,7 @@ def test_every_split_has_every_combination_equally_often(samples_per_class: int)
     assert data.num_samples == {**sizes, "train": 1200}
     for split in SPLITS:
         assert set(data.splits[split].labels.bincount(minlength=300).tolist()) == {sizes[split] // 300}
-    assert not whole_epoch(data, "test")["held_out"].any()
+    assert not read_whole_epoch(data, "test")["held_out"].any()
 
 
 def test_held_out_combinations_are_in_the_test_only() -> None:
@@ -54,7 +49,7 @@ def test_held_out_combinations_are_in_the_test_only() -> None:
         for name, count in (("verb", 20), ("tense", 5), ("person", 3)):
             counts = factors(data, split)[name].bincount(minlength=count)
             assert counts.min() == counts.max()  # every factor of a combination is still seen, and equally often
-    test = whole_epoch(data, "test")
+    test = read_whole_epoch(data, "test")
     assert test["held_out"].sum() == 60
     assert torch.equal(test["held_out"], held_out(test))
 
@@ -62,7 +57,7 @@ def test_held_out_combinations_are_in_the_test_only() -> None:
 def test_batches_hold_the_images_and_factors_of_the_source() -> None:
     data = icons(holdout="combinations")
     for split in ("val", "test"):
-        batch, source = whole_epoch(data, split), getattr(data.source, split)
+        batch, source = read_whole_epoch(data, split), getattr(data.source, split)
         assert list(batch) == ["image", "verb", "tense", "person", "held_out", "index", "image_ids"]
         torch.testing.assert_close((batch["image"] + 1) * 127.5, source.images.float())
         assert torch.equal(combination_labels(batch), source.labels)
@@ -73,11 +68,11 @@ def test_batches_hold_the_images_and_factors_of_the_source() -> None:
 
 def test_icons_do_not_depend_on_the_seed_but_their_order_does() -> None:
     one, same, other = make_icons(seed=1), make_icons(seed=1), make_icons(seed=2)
-    train = [whole_epoch(data, "train") for data in (one, same, other)]
+    train = [read_whole_epoch(data, "train") for data in (one, same, other)]
     assert same_batch(train[0], train[1])
     assert not same_batch(train[0], train[2])
-    test = whole_epoch(one, "test")
-    assert same_batch(test, whole_epoch(other, "test"))
+    test = read_whole_epoch(one, "test")
+    assert same_batch(test, read_whole_epoch(other, "test"))
     assert one.source.sha256 == other.source.sha256 != icons(difficulty=1.1).source.sha256
     assert -1 <= test["image"].min() < -0.9
     assert 0.9 < test["image"].max() <= 1

@@ -12,13 +12,14 @@ from data_helpers import (
     check_ids,
     join_shards,
     read_epoch,
+    read_whole_epoch,
     same_batch,
     to_ids,
 )
 
 from patchwork.core.errors import ConfigError
 from patchwork.data import RandomAffineElastic, SequencesDataModule
-from patchwork.data.base import Batch, Split
+from patchwork.data.base import Split
 
 samplings = pytest.mark.parametrize("sampling", ["random", "consecutive"])
 
@@ -32,15 +33,10 @@ def sequences(**changes: Any) -> SequencesDataModule:
     return data
 
 
-def whole_epoch(data: SequencesDataModule, split: Split) -> Batch:
-    batches = read_epoch(data, split)
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
 @pytest.mark.parametrize("split", SPLITS)
 @samplings
 def test_images_mask_and_digits_of_a_sequence_agree(sampling: str, split: Split) -> None:
-    batch = whole_epoch(sequences(sampling=sampling), split)
+    batch = read_whole_epoch(sequences(sampling=sampling), split)
     mask, ids = batch["mask"], to_ids(batch["image"])
     length = mask.sum(dim=1)
     assert batch["image"].shape[1:] == (5, 1, 6, 6)

@@ -30,7 +30,7 @@ def test_compose_works_inside_an_application_that_uses_hydra() -> None:
     [
         (["task=null"], "task=null: a group needs a choice"),
         (["logger=null"], "logger=null: a group needs a choice"),
-        (["foo"], "'foo' is not allowed: overrides are group=choice and key=value"),
+        (["foo"], "'foo' is not allowed: use group=choice and key=value"),
         (["data.rows=[1"], r"'data.rows=\[1' is not allowed"),
         (["nonsense=1"], "nonsense=1 is not a key of the configuration"),
         (["model.nonsense=1"], "model.nonsense=1 is not a key of model"),

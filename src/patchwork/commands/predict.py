@@ -51,7 +51,7 @@ def predict(*, run: str, out: str, split: Literal["val", "test"] = "test") -> No
 
 
 def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, Any]]:
-    """Yield a row for each sample; a value is None where there is none."""
+    """Yield a row for each sample; a value that the model does not give is None."""
     unknown = [None] * len(predictions)
     target, probability, correct = predictions.target, predictions.probability, predictions.correct
     columns = zip(

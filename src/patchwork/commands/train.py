@@ -35,7 +35,6 @@ def compose_and_run(args: list[str]) -> int:
     """Let Hydra compose one configuration and train it, or with `-m` start one job for each of several."""
     argv = sys.argv
     multirun.MultirunCallback.sweep_dir = None
-
     composed, lost = False, 0
 
     def job(config: DictConfig) -> None:

@@ -5,14 +5,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.core.errors import ConfigError, one_line
 from patchwork.core.hydra_compose import compose_config
-from patchwork.core.overrides import parse_yaml
+from patchwork.core.overrides import parse_override, parse_yaml
 from patchwork.core.schema import TARGET_PACKAGES, unknown_key_error
 
 
@@ -29,6 +28,9 @@ def translate_hydra_error(error: BaseException, conf_dir: Path, config_name: str
         conf_dir: the directory of the configuration.
         config_name: its primary configuration.
         overrides: the arguments of the command.
+
+    Raises:
+        ConfigError: if an argument is not an override.
     """
     text = f"{error.__cause__ or error}\n{error}"
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -42,20 +44,12 @@ def translate_hydra_error(error: BaseException, conf_dir: Path, config_name: str
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_override_error(match[1], conf_dir, config_name, overrides)
     for override in overrides:
-        if not override.startswith("--") and not is_override(override):
-            return ConfigError(f"{override!r} is not allowed: overrides are group=choice and key=value, see --help")
+        if not override.startswith("--"):
+            parse_override(override)
     null_choices = [override for override in overrides if override.endswith("=null")]
     if null_choices and "NoneType" in text:
         return ConfigError(f"{' '.join(null_choices)}: a group needs a choice ({one_line(error)})")
     return ConfigError(one_line(error))
-
-
-def is_override(text: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(text)
-    except HydraException:
-        return False
-    return True
 
 
 def unknown_override_error(key: str, conf_dir: Path, config_name: str, overrides: list[str]) -> ConfigError:

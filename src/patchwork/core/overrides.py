@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -90,14 +90,23 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     """
     values = {}
     for override in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except HydraException as error:
-            raise ConfigError(f"{override!r} is not allowed: use group=choice and key=value") from error
+        parsed = parse_override(override)
         if not parsed.key_or_group or parsed.is_delete() or parsed.is_sweep_override():
             raise ConfigError(f"{override} is not allowed: an override sets a key to one value")
         values[parsed.key_or_group] = parsed.value()
     return values
+
+
+def parse_override(override: str) -> Override:
+    """Parse an override as Hydra does.
+
+    Raises:
+        ConfigError: if it is not one.
+    """
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"{override!r} is not allowed: use group=choice and key=value") from error
 
 
 def override_key(override: str) -> str:

@@ -65,8 +65,8 @@ def check_config(config: DictConfig) -> None:
         elif key in COLLECTIONS:
             for name, node in check_mapping(key, value or {}).items():
                 if node is not None:
-                    check_node(f"{key}.{name}", node, TARGET_PACKAGES[key])
-                    check_target_type(f"{key}.{name}", node["_target_"], collection_type(key))
+                    target = check_node(f"{key}.{name}", node, TARGET_PACKAGES[key])
+                    check_target_type(f"{key}.{name}", target, collection_type(key))
         else:
             check_node(key, value, TARGET_PACKAGES[key])
     for key in REQUIRED_KEYS:
@@ -107,8 +107,8 @@ def check_links(values: Mapping[str, Any]) -> None:
                 )
 
 
-def check_node(path: str, node: Any, package: str) -> None:
-    """Check a node that has a `_target_`, and the nodes within it."""
+def check_node(path: str, node: Any, package: str) -> Any:
+    """Check a node that has a `_target_`, and the nodes within it, and return its target."""
     check_mapping(path, node)
     target = find_target(path, node.get("_target_"), package)
     parameters = signature(target)
@@ -126,21 +126,20 @@ def check_node(path: str, node: Any, package: str) -> None:
         if key not in parameters:
             raise unknown_key_error(f"{path}.{key}", value, path, parameters)
         if isinstance(value, Mapping) and "_target_" in value:
-            check_node(f"{path}.{key}", value, TARGET_PACKAGES.get(key, package))
-            check_target_type(f"{path}.{key}", value["_target_"], parameters[key][0])
+            nested = check_node(f"{path}.{key}", value, TARGET_PACKAGES.get(key, package))
+            check_target_type(f"{path}.{key}", nested, parameters[key][0])
         else:
             check_value(f"{path}.{key}", value, parameters[key][0])
+    return target
 
 
-def check_target_type(path: str, name: str, annotation: Any) -> None:
-    """Check that a nested `_target_` is of the class that its parent takes there."""
-    module, _, attribute = name.rpartition(".")
-    target = vars(importlib.import_module(module))[attribute]
+def check_target_type(path: str, target: Any, annotation: Any) -> None:
+    """Check that a target is of a class that its parent takes there."""
     allowed = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     allowed = [kind for kind in allowed if kind is not type(None) and not is_protocol(kind)]
     if isinstance(target, type) and allowed and not issubclass(target, tuple(allowed)):
         names = " or ".join(kind.__name__ for kind in allowed)
-        raise ConfigError(f"{path}._target_={name} is not allowed: it must be a {names}")
+        raise ConfigError(f"{path}._target_={qualified_name(target)} is not allowed: it must be a {names}")
 
 
 def collection_type(group: str) -> type:

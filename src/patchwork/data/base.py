@@ -74,7 +74,7 @@ class BaseDataModule(pl.LightningDataModule):
 
     Batches of validation and test hold two more tensors, after all others: `index` (B,), the sample's index in its
     split, and `image_ids` (B, K), the images that the sample is made of, as indices in the source's official training
-    or test part, -1 where there is none. Those of validation thus mean the same images in every fold.
+    or test part, padded with -1. Those of validation thus mean the same images in every fold.
 
     Args:
         seed: seed of the training samples; validation and test samples do not depend on it.

@@ -20,7 +20,7 @@ class ImagesDataModule(ImageSourceDataModule):
 
     Args:
         image_size: pixels of a side.
-        val_size: images to validate on, or null for all; also all where there are fewer.
+        val_size: images to validate on, or null for all; also all if there are fewer.
         test_size: images to test on, likewise.
     """
 

@@ -18,7 +18,7 @@ class SequencesDataModule(ImageSourceDataModule):
     """Sequences of 1 to `max_length` images.
 
     A batch holds `image` (B, S, C, image_size, image_size), normalized, and zero where a sequence has ended; `mask`
-    (B, S), true where it has not; and `digits` (B, S), the class of each image, 0 where there is none. S is
+    (B, S), true where it has not; and `digits` (B, S), the class of each image, 0 at padding. S is
     `max_length`.
 
     Sequences are sampled in one of two ways:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class CellLabel(NamedTuple):
-    """The target and the prediction of one cell; they are equal where there is no target to compare with."""
+    """The target and the prediction of one cell; they are equal if the sample has no target."""
 
     target: str
     prediction: str

@@ -134,7 +134,7 @@ def to_sheet_pixels(length: int, zoom: float) -> int:
 
 
 def fit_captions(samples: Sequence[Sample], labels: list[list[CellLabel]], grid: Grid) -> Captions:
-    """Choose captions as large as the narrowest cell allows, with targets below where there is no room beside."""
+    """Choose captions as large as the narrowest cell allows, with targets below if they do not fit beside."""
     narrowest = min(grid.width / sample.cols if sample.cols > 1 else grid.width + GAP // 2 for sample in samples)
     available = narrowest - 8
     inline = [[caption_lines(label, stacked=False) for label in cells] for cells in labels]

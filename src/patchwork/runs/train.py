@@ -159,8 +159,8 @@ def start_loggers(context: TrainingContext, run_dir: Path, manifest: dict[str, A
     config = cast(dict[str, Any], OmegaConf.to_container(context.config))
     for make_logger in context.logger_factories:
         logger: RunLogger = make_logger(run_dir)
-        context.trainer.loggers = [*context.trainer.loggers, logger]
         logger.start(config, manifest)
+        context.trainer.loggers = [*context.trainer.loggers, logger]
         manifest |= logger.manifest_entry()
     write_manifest(run_dir, manifest)
 

@@ -108,7 +108,7 @@ def select(results: list[ParamsResult]) -> tuple[ParamsResult, str]:
 def param_importances(study: Study) -> dict[str, float]:
     """Return the fraction of the variance among finished trials that each parameter explains, by fANOVA.
 
-    Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html. Empty where there are too few trials.
+    Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html. Empty if there are too few trials.
     """
     values = {trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     if len(values) < MIN_VALUES:

@@ -33,7 +33,7 @@ BASE_CHECKS = (
 class Sample:
     """One prediction to look at: an image and, per cell in reading order, the target and the prediction.
 
-    `target` is None where there is nothing to compare with, as for a generated image.
+    `target` is None if the sample has none, as a generated image.
     """
 
     image: Tensor  # (C, height, width), in [0, 1]

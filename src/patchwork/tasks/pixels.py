@@ -147,7 +147,7 @@ class Pixels(AutoregressiveTask):
         return names or ["prompt_nll"]
 
     def loss_given(self, batch: Batch, name: str) -> Tensor:
-        """Return −log p, or where there is no likelihood the training loss, of each image (B,) under a condition.
+        """Return −log p, or the training loss of a model without likelihood, of each image (B,) under a condition.
 
         The condition is none for `nll`, the class for `class_nll` and the prompt for `prompt_nll`.
         """
@@ -161,13 +161,13 @@ class Pixels(AutoregressiveTask):
         return -cast(LikelihoodGenerator, self.model).log_likelihood(image, label, prompt)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return log p(image | class) of each image (B,), or where there is no likelihood the negative loss."""
+        """Return log p(image | class) of each image (B,), or the negative loss of a model without likelihood."""
         return -self.loss_given(batch, "class_nll")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predictions:
         """Predict a log-likelihood for each image, under the first of `eval_conditions`; the targets are labels.
 
-        It is log p in nats, or a lower bound on it, or where there is no likelihood the negative training loss.
+        It is log p in nats, or a lower bound on it, or the negative training loss of a model without likelihood.
         """
         with torch.autocast(batch["image"].device.type, enabled=False):
             log_likelihood = -self.loss_given(batch, self.eval_conditions[0])  # (B,)

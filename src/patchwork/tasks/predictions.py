@@ -17,7 +17,7 @@ class Predictions:
     Attributes:
         index: (B,) int64, the sample's index in its split.
         image_ids: (B, K) int64, the images that the sample was made of, as indices in the source's official training
-            or test part, −1 where there is none.
+            or test part, padded with −1.
         target: (B, …) what is to be predicted, or None if it is unknown.
         prediction: (B, …) what is predicted.
         log_probs: (B, …, C) the log-probabilities of all answers, or None if the model gives none. Where the prediction

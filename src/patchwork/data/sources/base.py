@@ -109,10 +109,10 @@ def normalize_pixels(pixels: Tensor, mean: float, std: float) -> Tensor:
 
 
 def check_fold(folds: int | None, fold: int | None) -> None:
-    """Check that a fold is named exactly where there are folds.
+    """Check that `fold` is set if and only if `folds` is.
 
     Raises:
-        ConfigError: if it is not, or if there is no such fold.
+        ConfigError: if it is not, or `fold` is out of range.
     """
     if folds is None:
         if fold is not None:
@@ -127,7 +127,7 @@ def validation_indices(count: int, validation: int, folds: int | None = None, fo
 
     Args:
         count: images in the official training part.
-        validation: images for validation, where there are no folds.
+        validation: images for validation, if `folds` is None.
         folds: parts of (almost) equal size for cross-validation, or None.
         fold: the part that is for validation.
 

@@ -7,7 +7,7 @@
 4. A new classifier, trained on generated images only and tested on real ones (`cas`).
 5. Whether the classifier predicts what prompts ask for (`prompts`), and the speed of generation (`speed`).
 
-Each score comes with that of real images where there is one: of the test images, or of as many training images as were
+Each score comes with that of real images, if defined: of the test images, or of as many training images as were
 generated if there are so many.
 """
 
