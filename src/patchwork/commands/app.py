@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
+from patchwork.core.cpus import limit_threads
 from patchwork.core.errors import Interrupted, PatchworkError, PatchworkWarning, as_user_error, one_line
 from patchwork.core.job import update_job_status
 from patchwork.core.overrides import parse_call
@@ -25,6 +26,7 @@ def run_command(name: str, action: Callable[[], int | None]) -> int:
     """Do what a command does and return its exit code; an error that a user can correct is printed in one line."""
     handlers = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
+        limit_threads()
         with patch.object(warnings, "showwarning", show_warning):
             return action() or 0
     except Interrupted as error:

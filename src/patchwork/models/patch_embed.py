@@ -1,8 +1,11 @@
 """Images to patch embeddings, linearly or after a convolutional stem."""
 
 import math
+import os
+import platform
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NotRequired
 
 import torch
@@ -10,6 +13,12 @@ from einops import rearrange
 from pydantic import ConfigDict, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import TypedDict
+
+# of oneDNN's levels of instructions, those with bfloat16
+BFLOAT16_ISAS = {
+    *("DEFAULT", "ALL", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16"),
+    *("AVX10_1_512", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16", "AVX10_2_512", "AVX10_2_512_AMX_2"),
+}
 
 
 class ConvLayer(TypedDict):
@@ -32,15 +41,16 @@ class ConvStem:
 
     Args:
         layers: the layers, from the image on; none embeds the pixels of a patch linearly.
-        precision: `bf16` computes stem and patch projection in bfloat16, which is faster on recent CPUs and GPUs; 32
-            computes them in the precision of the model.
+        precision: `bf16` computes stem and patch projection in bfloat16, which is faster where the device has
+            instructions for it, and several times slower elsewhere; 32 computes them in the precision of the model;
+            `auto` is the faster one, see `has_bfloat16`. A run saves which it was.
 
     Raises:
         ValueError: if a kernel is even.
     """
 
     layers: list[ConvLayer]
-    precision: Literal["bf16", 32] = 32
+    precision: Literal["auto", "bf16", 32] = 32
 
     def __post_init__(self) -> None:
         for layer in self.layers:
@@ -65,6 +75,32 @@ class ConvStem:
             ]
             in_channels = channels
         return nn.Sequential(*modules)
+
+
+def resolve_precision(precision: Literal["auto", "bf16", 32], device_type: str) -> Literal["bf16", 32]:
+    """Return the precision of a stem on a type of device, as `cpu` or `cuda`: what is given, or the faster one."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bfloat16(device_type) else 32
+
+
+@cache
+def has_bfloat16(device_type: str) -> bool:
+    """Return whether a type of device has instructions for bfloat16.
+
+    Without them the convolutions of bfloat16 are emulated, at a fifth of the speed of float32 or less. Not so on MPS,
+    but there float32 is as fast.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):  # on Arm oneDNN has just asked for the instructions
+        return True
+    # on x86 it has asked for AVX-512 alone, and both libraries can be told to use less than there is
+    max_isa = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "DEFAULT")).upper()
+    enabled = torch.backends.cpu.get_cpu_capability() == "AVX512" and max_isa in BFLOAT16_ISAS
+    return enabled and torch.cpu._is_avx512_bf16_supported()
 
 
 class PatchEmbed(nn.Module):
@@ -114,7 +150,7 @@ class PatchEmbed(nn.Module):
         """
         if image.shape[2:] != self.image_size:
             raise ValueError(f"expected images of {self.image_size} pixels, got {tuple(image.shape[2:])}")
-        low_precision = self.precision == "bf16"
+        low_precision = resolve_precision(self.precision, image.device.type) == "bf16"
         with torch.autocast(image.device.type, torch.bfloat16) if low_precision else nullcontext():
             x = self.stem(image.contiguous(memory_format=torch.channels_last))  # (B, C', height/stride, width/stride)
             x = self.proj(x)  # (B, D, rows, cols)

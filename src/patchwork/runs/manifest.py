@@ -1,7 +1,6 @@
 """`manifest.json`: what a run is, how and where it was made, how it ended and what it measured."""
 
 import json
-import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from patchwork.core.atomic import write_bytes
+from patchwork.core.cpus import available_cpus
 from patchwork.core.errors import DataError, one_line
 from patchwork.core.rank import is_rank_zero
 from patchwork.data import BaseDataModule
@@ -67,7 +67,7 @@ def make_manifest(
         "hardware": {
             "machine": platform.machine(),
             "system": platform.system(),
-            "cores": os.cpu_count(),
+            "cores": available_cpus(),
             "threads": torch.get_num_threads(),
             "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "devices": trainer.num_devices * trainer.num_nodes,

@@ -35,7 +35,7 @@ from patchwork.training.checkpoint_io import LAST, backup_path, remove_partial_f
 from patchwork.training.checkpointing import Checkpointer
 from patchwork.training.fsdp import check_fsdp
 from patchwork.training.loggers import RunLogger
-from patchwork.training.precision import make_precision
+from patchwork.training.precision import make_precision, resolve_stem_precision
 from patchwork.training.timing import RunTimer
 from patchwork.training.trainer import (
     Trainer,
@@ -98,7 +98,7 @@ def train(config: DictConfig, launch: Launch | None = None) -> Run:
 def train_rank(config: DictConfig, launch: Launch, rendezvous: Rendezvous) -> Run:
     """Train as one of the processes that were started to train a run, which is mostly the only one."""
     rendezvous.receive_run_dir()
-    run_config, run_dir = find_run(config, launch.overrides)
+    run_config, run_dir = find_run(resolve_stem_precision(config), launch.overrides)
     if run_dir is not None and read_manifest(run_dir).get("status") == "finished":
         rendezvous.broadcast_run_dir(run_dir)
         if is_rank_zero():

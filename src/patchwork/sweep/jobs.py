@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from patchwork.core.cpus import available_cpus
 from patchwork.core.errors import ResourceError
 from patchwork.core.lock import lock
 from patchwork.core.subprocesses import start
@@ -18,7 +19,7 @@ POLL_SECONDS = 0.2
 
 def threads_per_job(n_jobs: int) -> int:
     """Return the number of threads for each of `n_jobs` parallel processes, of those that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cpus()
     return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)) // n_jobs)
 
 

@@ -1,7 +1,15 @@
-"""The precision of `trainer.precision`, for what is computed without a Trainer."""
+"""The precision of a run: `trainer.precision` for what is computed without a Trainer, and what `auto` means here."""
+
+from copy import deepcopy
+from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.precision import DoublePrecision, MixedPrecision, Precision
+
+from patchwork.models.patch_embed import resolve_precision
+
+STEM = "patchwork.models.ConvStem"
 
 
 def make_precision(name: str, device: torch.device) -> Precision:
@@ -14,3 +22,35 @@ def make_precision(name: str, device: torch.device) -> Precision:
     if name == "64-true":
         return DoublePrecision()
     return MixedPrecision("bf16-mixed", device.type) if name == "bf16-mixed" else Precision()
+
+
+def resolve_stem_precision(config: DictConfig) -> DictConfig:
+    """Return a configuration in which stems of precision `auto` have the one that is faster on this machine's device.
+
+    A run saves it, so that it computes the same wherever it is resumed or evaluated.
+    """
+    config = deepcopy(config)
+    device_type = find_device_type(config.trainer.accelerator)
+    for stem in find_nodes(config.model, STEM):
+        if stem.get("precision") == "auto":
+            stem.precision = resolve_precision("auto", device_type)
+    return config
+
+
+def find_device_type(accelerator: str) -> str:
+    """Return the type of device that `trainer.accelerator` selects on this machine, as `cpu`, `cuda` or `mps`."""
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def find_nodes(node: Any, target: str) -> list[DictConfig]:
+    """Return the nodes within a configuration that have this `_target_`."""
+    if OmegaConf.is_list(node):
+        return [found for child in node for found in find_nodes(child, target)]
+    if not OmegaConf.is_dict(node):
+        return []
+    own = [node] if node.get("_target_") == target else []
+    return own + [found for child in node.values() for found in find_nodes(child, target)]

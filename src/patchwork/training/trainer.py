@@ -1,7 +1,6 @@
 """Lightning's Trainer with a schema, its errors in one line, and what is checked before it starts."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from patchwork.core.cpus import available_cpus
 from patchwork.core.errors import ConfigError, DataError, ResourceError, one_line
 from patchwork.core.malloc import tune_malloc
 from patchwork.data import BaseDataModule, Split
@@ -133,7 +133,7 @@ def check_accelerator(name: str, devices: Any) -> None:
     """
     accelerators = available_accelerators()
     has_gpu = accelerators["gpu"]
-    max_processes = max(2, os.cpu_count() or 1)
+    max_processes = max(2, available_cpus())
     on_cpu = not has_gpu and name not in ("cuda", "mps", "gpu")
     if on_cpu and isinstance(devices, int) and devices > max_processes:
         raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {max_processes}")
