@@ -90,7 +90,12 @@ def assert_same_run(one: Path, other: Path) -> None:
     "overrides",
     [
         [],
-        ["trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5", "data.resample_each_epoch=false"],
+        [
+            "trainer.accumulate_grad_batches=4",  # the last step of an epoch has two batches
+            "trainer.max_steps=37",
+            "trainer.val_check_interval=0.5",
+            "data.resample_each_epoch=false",
+        ],
         ["data.num_workers=1", "optimizer=adamw", "trainer.check_val_every_n_epoch=2", "trainer.precision=64-true"],
     ],
     ids=["plain", "accumulated", "workers"],

@@ -18,7 +18,7 @@ from patchwork.training.checkpoint_io import LAST, backup_path, read_checkpoint
 
 # double precision, so that rounding hardly shows, and every gradient is clipped
 PRECISE = ["optimizer=adamw", "trainer.precision=64-true", "trainer.gradient_clip_val=0.1"]
-OVERRIDES = [*TINY, *PRECISE, "trainer.log_every_n_steps=1", "trainer.max_epochs=2"]
+OVERRIDES = [*TINY, *PRECISE, "model.dropout=0.0", "trainer.log_every_n_steps=1", "trainer.max_epochs=2"]
 REPORT = "test metrics on uci"  # printed once, by the first process
 FSDP = ["trainer.devices=2", "trainer.strategy=fsdp"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -83,7 +83,7 @@ def test_fsdp_resumes_a_run_of_one_process(
     assert os.listdir(sharded.parent) == ["sharded"]
     capfd.readouterr()
     assert command("evaluate", f"run={sharded}") == 0
-    lines = capfd.readouterr().out.splitlines()
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("test/")]
     assert lines
     assert all("as before" in line for line in lines)
 

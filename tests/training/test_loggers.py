@@ -146,13 +146,51 @@ def test_csv_does_not_depend_on_the_clock(tmp_path: Path, monkeypatch: pytest.Mo
 def test_tensorboard_writes_its_files_into_the_run_directory(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     logger = TensorBoardRunLogger(tmp_path)
-    logger.start({"seed": 0}, {})
+    logger.start({"seed": 0, "task": {"monitor": "val/loss"}}, {})
     logger.log_metrics({"epoch": 0, "train/loss": 1.0}, 1)
     logger.finalize("success")
     logger.finish(0)
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     assert logger.manifest_entry() == {}
-    assert logger.state_dict() == {}
+
+
+def test_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def log(logger: TensorBoardRunLogger, steps: range) -> None:
+        for step in steps:
+            logger.log_metrics({"epoch": 0, "train/loss": 1 / step}, step)
+
+    config = {"task": {"monitor": "val/loss", "_target_": "x"}, "model": {"stem": None, "sizes": [1, 2]}, "seed": 0}
+    killed = TensorBoardRunLogger(tmp_path)
+    killed.start(config, {})
+    log(killed, range(1, 4))
+    checkpoint = killed.state_dict()
+    log(killed, range(4, 8))
+    killed.save()
+    resumed = TensorBoardRunLogger(tmp_path)
+    resumed.start(config, {"resumed": [{}]})
+    _ = resumed.experiment  # as the Trainer does before it loads the checkpoint
+    resumed.load_state_dict(checkpoint)
+    log(resumed, range(4, 10))
+    resumed.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 10))
+    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
+
+
+def test_run_that_begins_again_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for last_step in (5, 3):  # the first process was killed before its first checkpoint
+        logger = TensorBoardRunLogger(tmp_path)
+        for step in range(1, last_step + 1):
+            logger.log_metrics({"epoch": 0, "train/loss": 1.0}, step)
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
 
 
 def test_wandb_is_offline_without_an_api_key_or_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,21 +18,28 @@ from helpers import ROOT, TINY
 from wandb import wandb_agent
 from wandb_server import serving
 
-from patchwork.core.errors import Interrupted
+from patchwork.core.errors import ConfigError, Interrupted
 from patchwork.training import loggers
 from patchwork.training.loss_logger import LossLogger
 
 SWEEP_SETTINGS = [
-    {"optimizer.lr": 0.01, "model.num_heads": 2, "seed": 1},
+    {
+        "optimizer": {"lr": 0.01},
+        "model.num_heads": 2,
+        "seed": 1,
+        "data.augment": None,
+        "scheduler.warmup_ratio": "1e-1",
+    },
     {"optimizer.lr": 1e30, "model.num_heads": 4, "seed": 2},  # the loss is soon not finite
 ]
+PROJECT = {"project": "patchwork", "entity": "house"}  # of the stand-in server
 
 
 @pytest.fixture(autouse=True)
 def wandb_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hide the user's keys and servers from the client."""
-    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(variable)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield
@@ -69,6 +76,49 @@ def test_wandb_is_offline_without_a_key_or_server_and_changes_no_result(
             assert read_manifest(name)["wandb"]["url"] is None
 
 
+def test_names_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_SILENT")
+    values = {"PROJECT": "mine", "NAME": "my name", "ENTITY": "us", "RUN_GROUP": "ours", "JOB_TYPE": "sweep"}
+    for name, value in {**values, "TAGS": "a,b", "NOTES": "first try", "DIR": str(tmp_path / "files")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    Path(tmp_path / "files").mkdir()
+    logger = loggers.WandbRunLogger(tmp_path / "run")
+    logger.start({}, {})
+    run = logger.experiment
+    assert (run.project, run.name, run.entity, run.group, run.job_type) == tuple(values.values())
+    assert (run.tags, run.notes) == (("a", "b"), "first try")
+    assert list((tmp_path / "files" / "wandb").glob("offline-run-*"))
+    logger.finish(0)
+    logger = loggers.WandbRunLogger(tmp_path / "run", project="other", group="theirs", tags=["c"])
+    logger.start({}, {"wandb": {"id": "abc", "project": "earlier"}})
+    run = logger.experiment
+    assert (run.id, run.project, run.group, run.tags, run.entity) == ("abc", "earlier", "theirs", ("c",), "us")
+    logger.finish(0)
+    captured = capfd.readouterr()
+    lines = [line.partition(";")[0] for line in (captured.out + captured.err).splitlines()]
+    assert lines == ["logger=wandb: WANDB_MODE=offline, so the run is logged offline"] * 2  # none of the client's own
+
+
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true"])
+def test_disabled_client_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    logger = loggers.WandbRunLogger(tmp_path / "run")
+    logger.start({}, {})
+    assert logger.offline_reason is None
+    assert logger.manifest_entry() == {}
+    logger.finish(0)
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_mode_that_the_client_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    with pytest.raises(ConfigError, match="WANDB_MODE=sometimes is not allowed"):
+        loggers.WandbRunLogger(tmp_path / "run")
+
+
 def test_resumed_run_continues_under_the_same_wandb_id(
     command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +141,7 @@ def test_resumed_run_continues_under_the_same_wandb_id(
         assert command("train", "resume=run") == 0
         assert server.exits == {run_id: 0}
         url = f"{server.url}/house/patchwork/runs/{run_id}"
-        assert read_manifest("run")["wandb"] == {"id": run_id, "name": "run", "url": url}
+        assert read_manifest("run")["wandb"] == {"id": run_id, **PROJECT, "name": "run", "url": url}
         steps = [row["trainer/global_step"] for row in server.history[run_id] if "train/loss" in row]
         assert sorted(set(steps)) == [1, 2, 3, 4]
         assert server.configs[run_id]["model"]["embed_dim"] == 16
@@ -125,12 +175,14 @@ def test_wandb_agents_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run_id = manifest["wandb"]["id"]
         settings = SWEEP_SETTINGS[list(server.began).index(run_id)]
         url = f"{server.url}/house/patchwork/runs/{run_id}"
-        assert manifest["wandb"] == {"id": run_id, "name": run_dir.name, "url": url}
+        assert manifest["wandb"] == {"id": run_id, **PROJECT, "name": run_dir.name, "url": url}
         assert server.names[run_id] == run_dir.name
-        assert server.configs[run_id]["optimizer"]["lr"] == settings["optimizer.lr"]
+        diverges = "optimizer.lr" in settings
+        assert server.configs[run_id]["optimizer"]["lr"] == (1e30 if diverges else 0.01)
+        assert diverges or server.configs[run_id]["data"]["augment"] is None
+        assert diverges or server.configs[run_id]["scheduler"]["warmup_ratio"] == 0.1
         assert server.configs[run_id]["model"]["num_heads"] == settings["model.num_heads"]
         assert server.configs[run_id]["seed"] == settings["seed"]
-        diverges = settings["optimizer.lr"] > 1
         assert server.exits[run_id] == 4 * diverges
         assert manifest["status"].startswith("NumericError" if diverges else "finished")
         if not diverges:

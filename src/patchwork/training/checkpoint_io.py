@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from patchwork.core.atomic import atomic_write
+from patchwork.core.atomic import atomic_write, replace
 from patchwork.core.errors import DataError, PatchworkWarning
 
 BEST, LAST = "best.ckpt", "last.ckpt"  # in a run directory's `checkpoints`
@@ -52,8 +52,8 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     content = content[:-2] + DIGEST_LENGTH.to_bytes(2, "little") + DIGEST_PREFIX + digest
     with atomic_write(path, content) as temporary:
         if path.exists():
-            path.replace(backup_path(path))
-        temporary.replace(path)
+            replace(path, backup_path(path))
+        replace(temporary, path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import pytorch_lightning as pl
 import torch
 
 from patchwork.core.errors import Interrupted, NumericError
+from patchwork.core.overrides import shell_override
 from patchwork.tasks import Task
 from patchwork.training.checkpoint_io import BEST, LAST
+from patchwork.training.epoch_loop import EpochLoop
 from patchwork.training.loggers import RunLogger
 from patchwork.training.signals import SignalHandler
 
@@ -43,11 +45,7 @@ class Checkpointer(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        num_batches = batch_idx + 1
-        before_validation = num_batches % (trainer.val_check_batch or trainer.num_training_batches) == 0
-        if num_batches == trainer.num_training_batches or before_validation:
-            return  # a resumed run would skip that validation, or repeat it
-        if num_batches % trainer.accumulate_grad_batches:
+        if not cast(EpochLoop, trainer.fit_loop.epoch_loop).can_save():
             return
         due = self.signals.received is not None or time.monotonic() - self.last_save > self.seconds
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -100,7 +98,8 @@ class Checkpointer(pl.Callback):
         received = torch.tensor(self.signals.received or 0, device=trainer.strategy.root_device)
         signum = int(trainer.strategy.reduce(received, reduce_op="max"))
         if signum:
-            raise Interrupted(signum, f"; its state is saved: resume={self.checkpoint_dir.parent} continues it")
+            resume = shell_override("resume", str(self.checkpoint_dir.parent))
+            raise Interrupted(signum, f"; its state is saved: {resume} continues it")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import shlex
 from collections.abc import Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import one_line
+from patchwork.core.errors import ConfigError, one_line
 from patchwork.core.rank import is_rank_zero
 
 CONNECT_TIMEOUT = 8.0  # seconds to wait for a server of Weights & Biases
@@ -106,56 +107,139 @@ class CSVMetricsLogger(RunLogger):
 
 
 class TensorBoardRunLogger(TensorBoardLogger, RunLogger):
-    """Log to TensorBoard files in the run directory's `tensorboard`."""
+    """Log to TensorBoard files in the run directory's `tensorboard`, with the configuration as hyperparameters.
+
+    A resumed run tells TensorBoard to forget the steps that it takes again.
+    """
 
     package = "tensorboard"
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="tensorboard", version="")
+        self.last_step = -1  # that was logged
+        self.purged = False  # whether this process has said from which step on it logs
+
+    @rank_zero_only
+    def start(self, config: dict[str, Any], manifest: dict[str, Any]) -> None:
+        """Log the configuration, unless the run is resumed and has done so."""
+        from torch.utils.tensorboard.summary import hparams
+
+        if "resumed" in manifest:
+            return
+        values = {key: value for key, value in flatten(config).items() if not key.rpartition(".")[2].startswith("_")}
+        for summary in hparams(values, {config["task"]["monitor"]: 0.0}):  # the metric is named, its value not logged
+            self.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if not self.purged:
+            self.purge(self.last_step + 1)
+        self.last_step = max(self.last_step, int(step or 0))
+        super().log_metrics(dict(metrics), step)
+
+    def purge(self, first_step: int) -> None:
+        """Let TensorBoard ignore what earlier processes of the run logged of `first_step` and those after it."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        event = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        self.experiment._get_file_writer().add_event(event, step=first_step)
+        self.purged = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.last_step = state_dict.get("last_step", self.last_step)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted keys, lists and None as text."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
 
 
 class WandbRunLogger(WandbLogger, RunLogger):
     """Log to Weights & Biases, with files in the run directory's `wandb`.
 
-    If there is no API key or the server cannot be reached, the run is logged offline; `wandb sync` sends it later.
-    The x-axis is `trainer/global_step`. A resumed run continues under the id in its manifest.
+    What is not given here is taken from the environment, as WANDB_PROJECT, WANDB_NAME and WANDB_TAGS. If there is no
+    API key or the server cannot be reached, the run is logged offline; `wandb sync` sends it later. The x-axis is
+    `trainer/global_step`. A resumed run continues under the id and in the project of its manifest.
 
     Args:
-        run_dir: of the run; its last component is the name of the run there.
-        project: to log to.
+        run_dir: of the run; its last component is the name of the run there, unless WANDB_NAME is set.
+        project: to log to, otherwise that of the environment, or patchwork.
+        entity: user or team that owns the project.
+        group: of runs that belong together.
+        job_type: kind of the run.
+        tags: of the run.
+        notes: a description of the run.
     """
 
-    def __init__(self, run_dir: Path, *, project: StrictStr) -> None:
-        self.offline_reason = offline_reason()
-        super().__init__(
-            name=run_dir.name,
-            save_dir=run_dir,
-            project=project,
-            settings={"init_timeout": CONNECT_TIMEOUT, "finish_timeout": UPLOAD_TIMEOUT, "quiet": True},
-            mode="offline" if self.offline_reason else None,
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        project: StrictStr | None = None,
+        entity: StrictStr | None = None,
+        group: StrictStr | None = None,
+        job_type: StrictStr | None = None,
+        tags: list[StrictStr] | None = None,
+        notes: StrictStr | None = None,
+    ) -> None:
+        mode = environment_mode()
+        self.offline_reason = (
+            "WANDB_MODE=offline" if mode == "offline" else offline_reason() if mode == "online" else None
         )
+        given = {"entity": entity, "group": group, "job_type": job_type, "tags": tags, "notes": notes}
+        super().__init__(
+            name=os.environ.get("WANDB_NAME") or run_dir.name,
+            save_dir=os.environ.get("WANDB_DIR") or run_dir,
+            project=project or os.environ.get("WANDB_PROJECT") or "patchwork",
+            settings={"init_timeout": CONNECT_TIMEOUT, "finish_timeout": UPLOAD_TIMEOUT, "quiet": True},
+            mode="offline" if self.offline_reason else "disabled" if mode == "disabled" else None,
+        )
+        self._wandb_init.update({key: value for key, value in given.items() if value is not None})
+        del self._wandb_init["anonymous"]  # of which the client warns whatever it is
+        if "WANDB_SWEEP_ID" in os.environ:  # the sweep has a project and an owner
+            self._wandb_init.update(project=None, entity=None)
 
     @rank_zero_only
     def start(self, config: dict[str, Any], manifest: dict[str, Any]) -> None:
         """Start the run on the server, or offline if there is a reason to or the server refuses it."""
         from wandb.errors import Error
 
-        self._wandb_init.update(config=config, id=manifest.get("wandb", {}).get("id"))
+        entry = manifest.get("wandb", {})
+        self._wandb_init.update(config=config, id=entry.get("id"))
+        self._wandb_init.update({key: entry[key] for key in ("project", "entity") if entry.get(key)})
         try:
-            _ = self.experiment
+            self.connect()
         except Error as error:
             self.offline_reason = one_line(error)[:120]
             self._wandb_init["mode"] = "offline"
+            self.connect()
         if self.offline_reason:
-            sync = f"wandb sync {self.save_dir}/wandb/*run-*"
+            sync = f"wandb sync {shlex.quote(str(self.save_dir))}/wandb/*run-*"
             print(f"logger=wandb: {self.offline_reason}, so the run is logged offline; later: {sync}", flush=True)
 
+    def connect(self) -> None:
+        """Start the run of the client, which says nothing itself of a run that is logged offline."""
+        self._wandb_init["settings"]["silent"] = self._wandb_init["mode"] == "offline"
+        _ = self.experiment
+
     def manifest_entry(self) -> dict[str, Any]:
-        """Return the id, name and URL of the run."""
+        """Return the id, project, owner, name and URL of the run."""
         if not is_rank_zero():
             return {}
         run = self.experiment
-        return {"wandb": {"id": run.id, "name": run.name, "url": None if run.offline else run.url}}
+        if run.disabled:
+            return {}
+        entry = {"id": run.id, "project": run.project, "entity": run.entity or None, "name": run.name}
+        return {"wandb": {**entry, "url": None if run.offline else run.url}}
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
@@ -163,10 +247,23 @@ class WandbRunLogger(WandbLogger, RunLogger):
         self.experiment.finish(exit_code=exit_code)
 
 
+def environment_mode() -> str:
+    """Return whether the environment wants runs online, offline, disabled or shared.
+
+    Raises:
+        ConfigError: if it wants something else.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() not in ("", "0", "false"):  # which the client itself does not read
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE") or "online"
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)
+    if mode not in ("online", "offline", "disabled", "shared"):
+        raise ConfigError(f"WANDB_MODE={mode} is not allowed: use online, offline or disabled")
+    return mode
+
+
 def offline_reason() -> str | None:
-    """Return why runs cannot be logged online; None if they can, or if WANDB_MODE says that they should not."""
-    if os.environ.get("WANDB_MODE", "online") != "online":
-        return None
+    """Return why runs cannot be logged online; None if they can."""
     if not (os.environ.get("WANDB_API_KEY") or has_api_key()):
         return "no API key was found"
     import requests

@@ -32,13 +32,40 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Return the learning rates of an optimizer by the name that they are logged under.
+
+    It is `lr` if all parameter groups begin with the same one, otherwise `lr/<name>` for each of the optimizer's
+    `group_names`, or the number of the group.
+    """
+    groups = optimizer.param_groups
+    if len({group.get("initial_lr", group["lr"]) for group in groups}) == 1:
+        return {"lr": groups[0]["lr"]}
+    names = getattr(optimizer, "group_names", range(len(groups)))
+    return {f"lr/{name}": group["lr"] for name, group in zip(names, groups, strict=True)}
+
+
 def adamw(module: nn.Module, *, lr: PositiveFloat, betas: Betas, weight_decay: NonNegativeFloat) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+
+    Args:
+        module: the model to optimize.
+        lr: learning rate.
+        betas: decay rates of the running means of gradients and of their squares.
+        weight_decay: decoupled weight decay of the weights of linear and convolutional layers.
+    """
     return torch.optim.AdamW(decay_groups(module, weight_decay), lr=lr, betas=(betas[0], betas[1]), fused=True)
 
 
 def adam(module: nn.Module, *, lr: PositiveFloat, betas: Betas, weight_decay: NonNegativeFloat) -> Optimizer:
-    """Adam (Kingma and Ba 2015, https://arxiv.org/abs/1412.6980); its decay is an L2 penalty on all parameters."""
+    """Adam (Kingma and Ba 2015, https://arxiv.org/abs/1412.6980); its decay is an L2 penalty on all parameters.
+
+    Args:
+        module: the model to optimize.
+        lr: learning rate.
+        betas: decay rates of the running means of gradients and of their squares.
+        weight_decay: factor of the L2 penalty.
+    """
     return torch.optim.Adam(
         module.parameters(), lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True
     )
@@ -48,6 +75,13 @@ def sgd(
     module: nn.Module, *, lr: PositiveFloat, momentum: Momentum, weight_decay: NonNegativeFloat, nesterov: bool
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
+
+    Args:
+        module: the model to optimize.
+        lr: learning rate.
+        momentum: decay rate of the running sum of gradients; 0 for none.
+        weight_decay: L2 penalty on the weights of linear and convolutional layers.
+        nesterov: whether the gradient is that of a step ahead (Nesterov momentum).
 
     Raises:
         ValueError: if `nesterov` is true and `momentum` is 0.
@@ -80,6 +114,8 @@ class MuonWithAdamW(Optimizer):
         adamw_betas: decay rates of AdamW's running means of gradients and of their squares.
         adamw_weight_decay: weight decay of AdamW, on the remaining matrices and filters only.
     """
+
+    group_names = ("muon", "adamw", "adamw")  # not in the groups: checkpoints would hold them
 
     def __init__(
         self,

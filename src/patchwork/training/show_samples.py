@@ -1,7 +1,6 @@
 """Predictions in the terminal while training."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
+from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.figures.braille import legend, render, supports_unicode
 from patchwork.tasks.base import Sample, Task
+from patchwork.training.progress import ProgressBar
 
 
 class ShowSamples(pl.Callback):
@@ -55,24 +56,27 @@ class ShowSamples(pl.Callback):
 
     def should_predict(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         """Return whether this process predicts: the one that prints, and all others too if the model is sharded."""
-        prints = trainer.is_global_zero and (self.always or sys.stdout.isatty()) and supports_unicode()
+        prints = trainer.is_global_zero and (self.always or is_terminal(sys.stdout)) and supports_unicode()
         return trainer.strategy.broadcast(prints) if isinstance(pl_module, FSDPModule) else prints
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # not at the end of the epoch, when the task's metrics are not yet in trainer.callback_metrics
         if not self.samples:
             return
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        title = f"epoch {trainer.current_epoch + 1}"
-        monitor = cast(Task, pl_module).monitor
-        if (value := trainer.callback_metrics.get(monitor)) is not None:
-            title += f" · {monitor} {float(value):.4f}"
+        color = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
+        lines = [] if isinstance(trainer.progress_bar_callback, ProgressBar) else [self.title(trainer, pl_module)]
         if not self.legend_printed:
-            title += f"\n{legend(color=color)}"
+            lines.append(legend(color=color))
             self.legend_printed = True
-        text = render(self.samples, color=color, width=shutil.get_terminal_size().columns)
+        lines.append(render(self.samples, color=color, width=terminal_width()))
         self.samples = []
-        print_above_bar(trainer, f"\n{title}\n{text}\n")
+        print_above_bar(trainer, "\n".join(["", *lines, ""]))
+
+    def title(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
+        """Return what a `ProgressBar` prints of its own: the epoch and the monitored metric."""
+        monitor = cast(Task, pl_module).monitor
+        value = trainer.callback_metrics.get(monitor)
+        return f"epoch {trainer.current_epoch + 1}" + ("" if value is None else f" · {monitor} {float(value):.4f}")
 
 
 def trim(batch: dict[str, Any], count: int) -> dict[str, Any]:
@@ -101,7 +105,9 @@ def preserve_state(module: nn.Module) -> Iterator[None]:
 def print_above_bar(trainer: pl.Trainer, text: str) -> None:
     """Print without breaking a live progress bar."""
     bar = trainer.progress_bar_callback
-    if bar is None or isinstance(bar, callbacks.TQDMProgressBar):
+    if bar is None:
+        print(text, flush=True)
+    elif isinstance(bar, callbacks.TQDMProgressBar):
         tqdm.write(text)  # above all live bars; the callback's own print does nothing once its bar is closed
     else:
         bar.print(text)

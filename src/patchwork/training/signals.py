@@ -1,41 +1,40 @@
-"""SIGTERM and SIGINT while training: remembered until the state can be saved."""
+"""Signals while training: remembered until the state can be saved."""
 
 import signal
-import threading
 from types import FrameType
+from typing import Any
 
+from patchwork.core import signals
 from patchwork.core.errors import Interrupted
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalHandler:
-    """Remember the first signal, for training to stop at a step whose state can be saved; raise at the second.
+    """Remember the first signal, for training to stop at a step whose state can be saved; raise at a second Ctrl-C.
 
-    Python allows signal handlers in the main thread only: elsewhere nothing is installed and no signal is received.
+    Other signals after the first are ignored: the end of a terminal sends SIGHUP twice, and schedulers add SIGTERM.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.previous: dict[signal.Signals, signal._HANDLER] = {}
+        self.previous: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
         """Handle the signals until `restore`."""
-        if threading.current_thread() is threading.main_thread() and not self.previous:
-            self.previous = {signum: signal.signal(signum, self.handle) for signum in SIGNALS}
+        if not self.previous:
+            self.previous = signals.install(self.handle)
 
     def restore(self) -> None:
         """Install the handlers again that were there before `install`."""
         previous, self.previous = self.previous, {}
-        for signum, handler in previous.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        signals.restore(previous)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """Remember the signal.
 
         Raises:
-            Interrupted: if one was received before: the user does not want to wait.
+            Interrupted: at a Ctrl-C if a signal was received before: the user does not want to wait.
         """
-        if self.received is not None:
+        if self.received is None:
+            self.received = signum
+        elif signum == signal.SIGINT:
             raise Interrupted(signum)
-        self.received = signum
