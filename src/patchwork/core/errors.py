@@ -20,6 +20,14 @@ class ConfigError(PatchworkError):
     exit_code = 2
 
 
+class UnknownKeyError(ConfigError):
+    """A key that does not exist, which may be one of another command."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class DataError(PatchworkError):
     """A data file or checkpoint that is missing, damaged or foreign."""
 
@@ -47,6 +55,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, hint: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}{hint}")
+        self.signum, self.hint = signum, hint
         self.exit_code = 128 + signum
 
 

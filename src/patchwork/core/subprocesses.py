@@ -1,6 +1,5 @@
 """Start a command of this package as a process that ends with its parent."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -8,7 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import IO
 
-LIBC = ctypes.CDLL(None) if os.name == "posix" else None
+from patchwork.core.malloc import load_libc
+
+LIBC = load_libc()  # before the fork, where little is allowed
 PR_SET_PDEATHSIG = 1
 
 
@@ -33,8 +34,8 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        start_new_session=True,
-        preexec_fn=setup_child,
+        start_new_session=os.name == "posix",
+        preexec_fn=setup_child if os.name == "posix" else None,
     )
 
 

@@ -11,31 +11,38 @@ meet at a key-value store of torch's:
 
 import json
 import os
+import socket
+import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from torch.distributed import HashStore, PrefixStore, Store, rendezvous
+from pytorch_lightning.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore, rendezvous
 
+from patchwork.core import slurm
 from patchwork.core.errors import (
     ConfigError,
     DataError,
     Interrupted,
     NumericError,
     PatchworkError,
+    PatchworkWarning,
     ResourceError,
     one_line,
 )
 from patchwork.core.job import JOB
 from patchwork.core.rank import RUN_DIR
+from patchwork.training.cluster import find_launcher
 
-TIMEOUT = timedelta(hours=1)  # of waiting for another process
-POLL_SECONDS = 0.05
+TIMEOUT = timedelta(hours=1)  # of waiting for another process, once all have met
+MEETING_SECONDS, NOTICE_SECONDS = 600.0, 3.0  # until all have met; until a line says who is missing
+POLL_SECONDS, LEAVE_SECONDS = 0.05, 5.0
 
 
 @dataclass
@@ -49,24 +56,41 @@ class Rendezvous:
     ready: bool = False
 
     @classmethod
-    def join(cls) -> "Rendezvous":
+    def join(cls, num_processes: Callable[[], int]) -> "Rendezvous":
         """Meet the processes that torchrun or srun has started; a process that was started alone meets nobody.
 
+        Args:
+            num_processes: returns how many processes the configuration asks for.
+
         Raises:
-            ConfigError: if srun was called in a way that leaves the number of tasks on a machine open.
+            ConfigError: if srun was called in a way that leaves the number of tasks on a machine open, or mpirun was.
+            ResourceError: if the others do not come.
         """
-        for kind in (TorchElasticEnvironment, SLURMEnvironment):
-            if kind.detect():
-                try:
-                    environment = kind()
-                except RuntimeError as error:
-                    raise ConfigError(f"srun: {one_line(error)}") from error
-                if environment.world_size() > 1:
-                    address = f"tcp://{environment.main_address}:{environment.main_port}"
-                    store, rank, size = next(rendezvous(address, environment.global_rank(), environment.world_size()))
-                    store.set_timeout(TIMEOUT)
-                    return cls(PrefixStore("patchwork", store), rank, size, environment)
-        return cls(HashStore(), 0, 1)
+        ambiguous = not TorchElasticEnvironment.detect() and slurm.num_tasks() > 1 and not slurm.srun_started_others()
+        if ambiguous and num_processes() == 1:
+            count = os.environ.pop("SLURM_NTASKS")  # for this training, which is none of several tasks
+            message = f"SLURM_NTASKS={count}, but this run is one process and trains alone: unset SLURM_NTASKS"
+            warnings.warn(
+                f"{message}, or ask for several with accelerator=ddp and srun", PatchworkWarning, stacklevel=2
+            )
+        launcher = find_launcher()
+        if launcher is None or launcher.world_size() == 1:
+            return cls(HashStore(), 0, 1)
+        self = cls(PrefixStore("patchwork", meet(launcher)), launcher.global_rank(), launcher.world_size(), launcher)
+        self.wait_for_all()
+        return self
+
+    def wait_for_all(self) -> None:
+        """Wait in rank 0 until all processes have come.
+
+        Raises:
+            ResourceError: if some do not come in time.
+        """
+        self.publish("joined")
+        if self.rank == 0:
+            notice = Notice(self.environment)
+            while missing := sum(not self.store.check([f"joined {rank}"]) for rank in range(self.size)):
+                notice.wait(f"{missing} other process{'es' if missing > 1 else ''}")
 
     @contextmanager
     def propagate_errors(self) -> Iterator[None]:
@@ -78,10 +102,18 @@ class Rendezvous:
                 expected = isinstance(error, PatchworkError | Interrupted)
                 message = one_line(error) if expected else f"{type(error).__name__}: {one_line(error)}"
                 exit_code = error.exit_code if isinstance(error, PatchworkError | Interrupted) else 1
-                for key in ("run_dir", "ready"):
-                    with suppress(ResourceError):  # the process that holds the store may be gone
+                with suppress(ResourceError):  # the process that holds the store may be gone
+                    for key in ("run_dir", "ready", "left"):
                         self.publish(key, error=message, exit_code=exit_code)
+                    self.keep_store()
             raise
+
+    def keep_store(self) -> None:
+        """Let the others read in rank 0's store why it ends, before it does."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        left = [f"left {rank}" for rank in range(self.size)]
+        while self.rank == 0 and not self.store.check(left) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def publish(self, key: str, **content: Any) -> None:
         """Publish a value of this process under a key.
@@ -135,6 +167,66 @@ class Rendezvous:
         if self.rank > 0:
             self.wait_for("ready", 0)
         self.ready = True
+
+
+class Notice:
+    """Say after a moment that other processes are missing, and give up at last."""
+
+    def __init__(self, launcher: ClusterEnvironment | None) -> None:
+        self.start, self.shown = time.monotonic(), False
+        self.of = "torchrun's" if isinstance(launcher, TorchElasticEnvironment) else "SLURM's"
+        self.size = 1 if launcher is None else launcher.world_size()
+        self.remedy = "start all of them" if self.of == "torchrun's" else "start with srun, or unset SLURM_NTASKS"
+
+    def wait(self, whom: str) -> None:
+        """Wait a little longer.
+
+        Raises:
+            ResourceError: if it has been long enough.
+        """
+        seconds = time.monotonic() - self.start
+        if seconds > MEETING_SECONDS:
+            raise ResourceError(f"waited {seconds:.0f} s for {whom} of {self.of} {self.size}: {self.remedy}")
+        if seconds > NOTICE_SECONDS and not self.shown:
+            print(f"waiting for {whom} of {self.of} {self.size}; {self.remedy}", file=sys.stderr, flush=True)
+            self.shown = True
+        time.sleep(POLL_SECONDS)
+
+
+def meet(launcher: ClusterEnvironment) -> Store:
+    """Return the store of all processes, which rank 0 holds, or torchrun's agent.
+
+    torch's own waits for the others do not react to signals, so that every wait is here.
+
+    Raises:
+        ResourceError: if the process that holds the store does not come, or its port is in use.
+    """
+    host, port, size = launcher.main_address, launcher.main_port, launcher.world_size()
+    has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_host = launcher.global_rank() == 0 and not has_agent
+    notice = Notice(launcher)
+    while not is_host and not accepts(host, port):
+        notice.wait(f"{'the agent' if has_agent else 'process 0'} at {host}:{port}")
+    try:
+        if has_agent:
+            store, _, _ = next(rendezvous(f"tcp://{host}:{port}", launcher.global_rank(), size))
+        else:
+            store = TCPStore(host, port, size, is_host, wait_for_workers=False, multi_tenant=True)
+    except RuntimeError as error:
+        raise ResourceError(
+            f"cannot meet at {host}:{port} (MASTER_ADDR, MASTER_PORT): {one_line(error)[:200]}"
+        ) from error
+    store.set_timeout(TIMEOUT)
+    return store
+
+
+def accepts(host: str, port: int) -> bool:
+    """Return whether something listens at a port."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_processes(strategy: str, devices: int, nodes: int, rendezvous: Rendezvous) -> None:
