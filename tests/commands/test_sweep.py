@@ -11,7 +11,7 @@ from patchwork.commands.sweep import command, find_file, sweep
 from patchwork.core.errors import DataError
 from patchwork.core.schema import signature
 from patchwork.runs.compose import SWEEPS_DIR
-from patchwork.sweep import study
+from patchwork.sweep import storage
 
 SPACE = {
     "program": "train.py",
@@ -26,7 +26,7 @@ SPACE = {
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the only file of an empty working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "DATABASE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(storage, "FIRST_DELAY", 0.0)
     path = Path("space.yaml")
     path.write_text(yaml.safe_dump(SPACE))
     return path
@@ -36,17 +36,25 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("args", "exit_code", "message"),
     [
         (["n_trials=0"], 2, "n_trials=0 is not allowed"),
-        (["sweep_dir="], 2, "sweep_dir='' is not allowed"),
+        (["sweep_dir="], 2, "sweep_dir="),
         (["job=2"], 2, "is not a key of the configuration"),
         (["seed=1"], 2, "nothing is left to search"),
         (["model.depth=1,2"], 2, "model.depth=1,2 is not allowed"),
         (["logger=none"], 2, "logger=none is not allowed"),
         (["task=nonsense"], 2, "anchor, classify"),
         (["task=sum", "model=vit"], 2, "fit"),
-        (["storage=nonsense"], 5, "storage=nonsense cannot be opened"),
+        (["storage=nonsense"], 2, "storage=nonsense is not allowed: use the URL of a database, as sqlite:///"),
+        (["storage=sqlite:////nowhere/x.db"], 5, "cannot be opened"),
         (["sweep_dir=space.yaml"], 2, "sweep_dir=space.yaml is a file"),
         (["sweep_dir=/proc/sweep"], 5, "sweep_dir=/proc/sweep cannot be"),
         (["other.yaml"], 2, "2 files are given"),
+        (["--n_trials=5"], 2, "use n_trials=5"),
+        (["--n-trials", "5"], 2, "use n_trials=…"),
+        (["hydra.sweeper.n_trials=5"], 2, "use n_trials=5"),
+        (["count=5"], 2, "use n_trials=…"),
+        (["direction=maximize"], 2, "metric.goal in the sweep's file"),
+        (["study_name=mine"], 2, "sweep_dir=… or storage=…"),
+        (["~logger"], 2, "~logger is not allowed"),
         (["task=pixels", "ensemble=2"], 2, "evaluates one run at a time"),
     ],
 )
@@ -58,6 +66,22 @@ def test_wrong_arguments_are_reported_in_one_line(
     assert line.startswith("patchwork sweep: ")
     assert message in line
     assert list(Path().iterdir()) == [space]
+
+
+def test_packaged_sweeps_are_listed_without_a_file(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([]) == 2
+    assert "a packaged sweep, which are anchor, classify" in capsys.readouterr().err
+
+
+def test_dry_run_in_which_nothing_can_be_trained_fails(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = {"model.num_heads": {"values": [3, 5]}}
+    space.write_text(yaml.safe_dump({**SPACE, "parameters": parameters}))
+    assert command([str(space), "dry_run=true"]) == 2
+    captured = capsys.readouterr()
+    assert "2 configurations, 2 of them infeasible" in captured.out
+    assert (
+        "no setting of space.yaml can be trained: model: embed_dim=64 is not divisible by num_heads=3" in captured.err
+    )
 
 
 def test_metric_must_be_one_that_the_task_measures(space: Path, capsys: pytest.CaptureFixture[str]) -> None:

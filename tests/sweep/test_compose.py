@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from patchwork.core.errors import ConfigError
 from patchwork.sweep import compose as sweep_compose
-from patchwork.sweep.compose import format_params, infeasible_reason, load_sweep, num_validations
+from patchwork.sweep.compose import format_params, infeasible_reason, load_sweep
 
 SPACE: dict[str, Any] = {
     "program": "train.py",
@@ -70,13 +70,15 @@ def test_infeasible_configuration_is_found_without_building_it(overrides: list[s
     assert message in reason
 
 
-def test_validations_are_at_least_one(path: Path) -> None:
-    config = load_sweep(path, []).base_config
-    trainer = config.trainer
-    trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.val_check_interval = 6, 2, 0.5
-    assert num_validations(config) == 6
-    trainer.check_val_every_n_epoch = 10
-    assert num_validations(config) == 1
+def test_validations_of_a_trial_depend_on_what_is_searched(path: Path) -> None:
+    shared = ["data.samples_per_epoch=640", "data.batch_size=64", "trainer.max_epochs=6"]
+    sweep = load_sweep(path, [*shared, "trainer.check_val_every_n_epoch=2"])
+    assert sweep.num_validations == 3
+    assert sweep.num_trial_validations({"trainer.val_check_interval": 0.5}) == 6
+    assert sweep.num_trial_validations({"trainer.check_val_every_n_epoch": 10}) == 1
+    assert sweep.num_trial_validations({"trainer.max_steps": 5}) == 1
+    with pytest.raises(ConfigError, match="limit_val_batches=0 is not allowed"):
+        load_sweep(path, [*shared, "trainer.limit_val_batches=0"])
 
 
 def test_floats_are_formatted_with_four_digits() -> None:

@@ -20,6 +20,7 @@ from patchwork.sweep.estimate import (
     estimate_cost,
     parse_max_time,
 )
+from patchwork.sweep.priors import Prior
 
 SPACE = {
     "program": "train.py",
@@ -107,13 +108,16 @@ def test_max_time_is_in_seconds(days: int, hours: int, minutes: int, seconds: in
 
 
 def test_large_spaces_are_enumerated_by_their_corners() -> None:
-    small = {"a": CategoricalDistribution([1, 2, 3]), "b": FloatDistribution(1e-4, 1e-2, log=True)}
+    small = {
+        "a": Prior(CategoricalDistribution([1, 2, 3])),
+        "b": Prior(FloatDistribution(1e-4, 1e-2, log=True)),
+    }
     params, complete = enumerate_params(small)
     assert complete
     assert [each["a"] for each in params] == [1, 2, 3]
     assert params[0]["b"] == pytest.approx(1e-3)
-    params, complete = enumerate_params({**small, "c": IntDistribution(1, 9), "d": IntDistribution(0, 9)})
+    params, complete = enumerate_params({**small, "c": Prior(IntDistribution(1, 9)), "d": Prior(IntDistribution(0, 9))})
     assert not complete
     assert [each["d"] for each in params] == [0, 9] * 4
     assert {(each["a"], each["c"]) for each in params} == {(1, 1), (1, 9), (3, 1), (3, 9)}
-    assert len(enumerate_params({str(index): IntDistribution(0, 1) for index in range(9)})[0]) == MAX_ENUMERATED
+    assert len(enumerate_params({str(index): Prior(IntDistribution(0, 1)) for index in range(9)})[0]) == MAX_ENUMERATED

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from patchwork.commands.sweep import command as sweep
+from patchwork.core.table import format_table
 from patchwork.runs.compose import compose
-from patchwork.sweep.results import best_trials, experiment_yaml, group_trials, param_importances, select
+from patchwork.sweep.results import best_trials, experiment_yaml, group_trials, param_importances, select, wrap_params
 
 UNIT = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("x", "y")}
 SEED = {"seed": optuna.distributions.IntDistribution(0, 9)}
@@ -99,6 +100,16 @@ def test_importance_is_highest_for_the_parameter_that_matters() -> None:
     assert sum(importances.values()) == pytest.approx(1)
     assert importances["x"] > 0.9
     assert param_importances(make_study((0.9, 0, 1, 1), (0.8, 0, 1, 1))) == {}
+
+
+def test_long_parameters_continue_below_themselves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"trial": "0", "parameters": " ".join(f"optimizer.lr{index}=0.01" for index in range(9))}]
+    assert wrap_params(rows) == rows  # of a pipe
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    wrapped = wrap_params(rows)
+    assert all(len(line) <= 60 for line in format_table(wrapped).splitlines())
+    assert " ".join(row["parameters"] for row in wrapped) == rows[0]["parameters"]
 
 
 @pytest.mark.parametrize(

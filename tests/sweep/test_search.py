@@ -3,15 +3,18 @@
 import os
 import random
 import signal
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from patchwork.core.errors import ResourceError
-from patchwork.sweep import search
+from patchwork.sweep import search, storage
 
 TIMEOUT = 60.0
 
@@ -60,6 +63,86 @@ def test_failed_trial_is_recorded_and_search_continues(sweep: Any, capsys: pytes
     ends = {row["seed"]: (row["state"], row["error"]) for row in sweep.trials()}
     assert ends == {"12": ("finished", ""), "13": ("failed", "seed=13 is unlucky"), "14": ("finished", "")}
     assert "trial 1 failed: seed=13 is unlucky" in capsys.readouterr().out
+
+
+def test_run_without_the_metric_is_a_failed_trial(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("n_trials=2", seeds={"values": [15, 12]}, method="grid") == 0
+    ends = {row["seed"]: (row["state"], row["error"]) for row in sweep.trials()}
+    assert ends == {"15": ("failed", "the run ended without val/loss"), "12": ("finished", "")}
+    assert sweep("n_trials=1", seeds={"values": [15, 13]}, method="grid", sweep_dir="other") == 1
+    assert "no trial finished, the last one as the run ended without val/loss" in capsys.readouterr().err
+
+
+def test_search_ends_when_the_target_is_reached(sweep: Any) -> None:
+    metric = {"name": "val/loss", "target": 8.5}
+    assert sweep(seeds={"values": [9, 8, 1]}, method="grid", metric=metric) == 0
+    assert [row["seed"] for row in sweep.trials()] == ["9", "8"]
+
+
+def test_lists_and_null_are_values(sweep: Any) -> None:
+    parameters = {"seed": {"values": [1, 2]}, "optimizer.betas": {"values": [["9e-1", 0.98], [0.8, 0.9]]}}
+    space = {"parameters": parameters, "method": "grid", "command": ["train.py", "optimizer=adam"]}
+    for database in ([], ["storage=sqlite:///shared.db"]):
+        sweep_dir = f"sweep{len(database)}"
+        assert sweep(*database, sweep_dir=sweep_dir, **space) == 0
+        betas = [row["optimizer.betas"] for row in sweep.trials(sweep_dir)]
+        assert sorted(betas) == ["[0.8, 0.9]", "[0.8, 0.9]", "[0.9, 0.98]", "[0.9, 0.98]"]
+        assert sweep(*database, sweep_dir=sweep_dir, **space) == 0
+        assert len(sweep.trials(sweep_dir)) == 4
+
+
+def test_names_are_what_the_shell_means(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", os.getcwd())
+    names = ["lr=0.1", "my sweep (1)", "größe#2,3", "it's", "~/home"]
+    for name in names:
+        assert sweep("n_trials=1", sweep_dir=name) == 0
+    assert [row["state"] for name in names for row in sweep.trials(name.removeprefix("~/"))] == ["finished"] * 5
+    assert not Path("~").exists()
+
+
+def hold_database(path: str, seconds: float) -> threading.Thread:
+    """Lock a SQLite database for all others, and return the thread that does."""
+    locked = threading.Event()
+
+    def hold() -> None:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT)
+        connection.execute("BEGIN EXCLUSIVE")
+        locked.set()
+        time.sleep(seconds)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    locked.wait()
+    return thread
+
+
+def test_locked_database_is_waited_for(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(storage, "SQLITE_TIMEOUT", 0.01)
+    monkeypatch.setattr(storage, "FIRST_DELAY", 0.02)
+    database = "storage=sqlite:///shared.db"
+    assert sweep("n_trials=1", database) == 0
+    with monkeypatch.context() as context:
+        context.setattr(storage, "RETRY_TIMEOUT", 0.1)
+        thread = hold_database("shared.db", 1.0)
+        assert sweep("n_trials=2", database) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("patchwork sweep: storage=sqlite:///shared.db is locked by another process")
+    assert sweep("n_trials=2", database) == 0
+    thread.join()
+    assert "is locked by another process: trying again" in capsys.readouterr().out
+    assert [row["state"] for row in sweep.trials()] == ["finished"] * 2
+
+
+def test_trials_elsewhere_are_named_beside_the_selection(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    database = "sqlite:///shared.db"
+    assert sweep("n_trials=1", f"storage={database}") == 0
+    assert "another process" not in capsys.readouterr().out
+    optuna.load_study(study_name=None, storage=database).ask({"seed": optuna.distributions.IntDistribution(0, 9)})
+    assert sweep("n_trials=2", f"storage={database}") == 0
+    assert "1 trial is still running in another process" in capsys.readouterr().out
 
 
 def test_infeasible_trials_are_never_started(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,13 +215,13 @@ def test_signal_stops_the_trials_too(
     assert not any(is_alive(child) for _, child in sweep.started())
 
 
-@pytest.mark.parametrize("storage", [[], ["storage=sqlite:///shared.db"]], ids=["directory", "database"])
-def test_processes_share_a_study(sweep: Any, monkeypatch: pytest.MonkeyPatch, storage: list[str]) -> None:
-    sweep_dirs = ["sweep", "other"] if storage else ["sweep", "sweep"]
+@pytest.mark.parametrize("database", [[], ["storage=sqlite:///shared.db"]], ids=["directory", "database"])
+def test_processes_share_a_study(sweep: Any, monkeypatch: pytest.MonkeyPatch, database: list[str]) -> None:
+    sweep_dirs = ["sweep", "other"] if database else ["sweep", "sweep"]
     monkeypatch.setenv("START_TOGETHER", "2")
-    pids = [sweep.fork("n_trials=6", *storage, sweep_dir=sweep_dir) for sweep_dir in sweep_dirs]
+    pids = [sweep.fork("n_trials=6", *database, sweep_dir=sweep_dir) for sweep_dir in sweep_dirs]
     assert [wait_for_exit(pid) for pid in pids] == [0, 0]
-    assert sweep("n_trials=6", *storage) == 0
+    assert sweep("n_trials=6", *database) == 0
     rows = sweep.trials()
     assert 6 <= len(rows) <= 7  # both may have started the last one
     assert {row["state"] for row in rows} == {"finished"}

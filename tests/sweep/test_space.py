@@ -1,5 +1,6 @@
 """Sweep files: each packaged one is valid in all corners of its space, and invalid ones are reported in one line."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from patchwork.core.errors import ConfigError, DataError
 from patchwork.core.schema import check_config
 from patchwork.runs.compose import compose
 from patchwork.sweep.compose import infeasible_reason, load_sweep
-from patchwork.sweep.space import Parameter, read_space
+from patchwork.sweep.space import Hyperband, Parameter, read_space
 
 SWEEPS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {
@@ -70,10 +71,22 @@ def test_every_file_works_with_wandb_agents(name: str) -> None:
         ({"min": 0.0, "max": 1}, FloatDistribution(0.0, 1.0)),
         ({"min": 0.1, "max": 0.5, "q": 0.1, "distribution": "q_uniform"}, FloatDistribution(0.1, 0.5, step=0.1)),
         ({"min": 1e-5, "max": 1, "distribution": "log_uniform_values"}, FloatDistribution(1e-5, 1.0, log=True)),
+        ({"values": [[0.9, "0.98"], []]}, CategoricalDistribution([[0.9, 0.98], []])),
+        ({"values": ["1e-3", "x", "None", ".5"]}, CategoricalDistribution([0.001, "x", None, 0.5])),
+        ({"value": None}, CategoricalDistribution([None])),
+        ({"value": "5E-4", "distribution": "constant"}, CategoricalDistribution([0.0005])),
+        ({"min": "1e-05", "max": "1e-1"}, FloatDistribution(1e-5, 0.1)),
+        ({"min": 1, "max": 256, "q": 8, "distribution": "q_uniform"}, IntDistribution(8, 256, step=8)),
+        ({"min": 0, "max": 3, "distribution": "q_uniform"}, IntDistribution(0, 3)),
+        ({"min": 16, "max": 256, "q": 16, "distribution": "q_log_uniform_values"}, IntDistribution(16, 256, log=True)),
+        ({"min": -2, "max": 0, "distribution": "log_uniform"}, FloatDistribution(math.exp(-2), 1.0, log=True)),
+        ({"min": 0.1, "max": 1, "distribution": "inv_log_uniform_values"}, FloatDistribution(0.1, 1.0, log=True)),
+        ({"distribution": "normal", "mu": "1e1", "sigma": 1}, FloatDistribution(6, 14)),
+        ({"distribution": "q_normal", "mu": 10, "sigma": 1, "q": 2}, IntDistribution(6, 14, step=2)),
     ],
 )
 def test_parameter_has_the_distribution_that_wandb_gives_it(content: dict, distribution: BaseDistribution) -> None:
-    assert Parameter.model_validate(content).to_distribution("x") == distribution
+    assert Parameter.model_validate(content).to_prior("x").distribution == distribution  # in Optuna's terms
 
 
 def test_parameter_of_one_value_is_an_override_of_all_trials(tmp_path: Path) -> None:
@@ -82,25 +95,72 @@ def test_parameter_of_one_value_is_an_override_of_all_trials(tmp_path: Path) -> 
     path.write_text(yaml.safe_dump({**MINIMAL, "parameters": parameters, "command": ["${program}", "dataset=uci"]}))
     space = read_space(path)
     assert space.fixed_overrides() == ["dataset=uci", "task=sum"]
-    assert list(space.distributions()) == ["seed"]
+    assert list(space.searched()) == ["seed"]
+
+
+def test_numbers_nested_keys_and_programs_are_read_as_wandb_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "program: ./train.py\nmethod: random\nmetric: {name: val/loss, target: 1e-3}\n"
+        "early_terminate: {type: hyperband, max_iter: 27, s: 2, strict: true}\n"
+        "parameters:\n  seed: {values: [1, 2]}\n"
+        "  optimizer: {parameters: {lr: {min: 1e-5, max: 5E-4}, betas: {values: [[.9, 0.98], ~]}}}\n"
+        "  model: {parameters: {x: {parameters: {y: {value: null}, on: {value: off}}}}}\n"
+    )
+    space = read_space(path)
+    assert space.searched()["optimizer.lr"].distribution == FloatDistribution(1e-5, 5e-4)
+    assert space.searched()["optimizer.betas"].grid() == [[0.9, 0.98], None]
+    assert space.fixed_overrides() == ["model.x.y=null", "model.x.True=false"]  # YAML 1.1: on is true
+    assert space.metric.target == 0.001
+    assert space.early_terminate is not None
+    assert space.early_terminate.first == 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "first"),
+    [({}, 1), ({"min_iter": 3}, 3), ({"max_iter": 27}, 1), ({"max_iter": 27, "s": 2}, 3), ({"max_iter": 4, "s": 9}, 1)],
+)
+def test_hyperband_starts_where_wandb_starts_it(keys: dict[str, int], first: int) -> None:
+    assert Hyperband.model_validate({"type": "hyperband", **keys}).first == first
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"program": "other.py"}, "program='other.py'"),
-        ({"method": "luck"}, "method='luck' is not allowed: it should be 'bayes', 'random' or 'grid'"),
-        ({"metric": {"name": "test/loss"}}, "metric.name='test/loss'"),
+        ({"program": "other.py"}, "program=other.py is not allowed: it should be train.py"),
+        ({"method": "luck"}, "method=luck is not allowed: it should be 'bayes', 'random' or 'grid'"),
+        ({"metric": {"name": "test/loss"}}, "metric.name=test/loss"),
         ({"parameters": {}}, "parameters={}"),
         ({"parameters": {"a": {"parameters": {}}}}, "parameters.a.parameters={}"),
         ({"parameters": {"a": {"values": [{"b": 1}]}}}, "parameters.a.values.0"),
-        ({"parameters": {"a": {"min": 1}}}, "parameters.a.max=null"),
+        ({"parameters": {"a": {"min": 1}}}, "parameters.a needs one of value, values, or min and max, not min"),
         ({"parameters": {"a": {"min": 2, "max": 1}}}, "parameters.a.max=1 is not allowed: it must be above min"),
         ({"parameters": {"a": {}}}, "parameters.a needs one of value, values, or min and max"),
         ({"parameters": {"a": {"min": 0, "max": 1.0, "distribution": "log_uniform_values"}}}, "parameters.a.dist"),
-        ({"method": "grid", "parameters": {"a": {"min": 1, "max": 2}}}, "method=grid needs values"),
-        ({"early_terminate": {"type": "envelope"}}, "early_terminate.type='envelope'"),
-        ({"epochs": 3}, "epochs=3"),
+        ({"parameters": {"a": {"values": [1], "min": 2, "max": 3}}}, "parameters.a needs one of"),
+        (
+            {"parameters": {"a": {"min": 1, "maximum": 3}}},
+            "parameters.a.maximum=3 is not allowed: the keys here are value",
+        ),
+        (
+            {"parameters": {"a": {"min": 1, "max": 3, "distribution": "beta"}}},
+            "distribution=beta is not allowed: use one",
+        ),
+        (
+            {"parameters": {"a": {"distribution": "normal", "mu": 0}}},
+            "distribution=normal needs method=random, not bayes",
+        ),
+        ({"parameters": {"a": {"values": [1, 2], "probabilities": [0.5, 0.5]}}}, "probabilities needs method=random"),
+        ({"parameters": {"a": {"values": [1, 2], "probabilities": [1.0]}}}, "one for each value, in sum 1"),
+        ({"parameters": {"a": {"min": 0, "max": 1000, "distribution": "log_uniform"}}}, "distribution=log_uniform"),
+        ({"parameters": {"a": {"min": 0.1, "max": 2, "distribution": "int_uniform"}}}, "must be whole numbers"),
+        ({"parameters": {"a": 3}}, "a needs one of value, values"),
+        ({"parameters": {"a": {"parameters": {"b": {"min": 1}}}}}, "parameters.a.b needs one of"),
+        ({"command": "python train.py ${args}"}, "command="),
+        ({"command": ["${program}", "${args_json}"]}, "${args_json} is not allowed"),
+        ({"method": "grid", "parameters": {"a": {"min": 1.0, "max": 2}}}, "method=grid needs values"),
+        ({"early_terminate": {"type": "envelope"}}, "early_terminate.type=envelope"),
+        ({"epochs": 3}, "epochs=3 is not allowed: the keys here are program, method"),
     ],
 )
 def test_invalid_space_is_reported_in_one_line(tmp_path: Path, change: dict, message: str) -> None:

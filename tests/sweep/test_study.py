@@ -7,11 +7,10 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from patchwork.sweep.study import JOURNAL, PerTrialSeededSampler, repair_journal, round_param, suggest
-
-FLOATS = st.floats(1e-6, 1e6)
+from patchwork.sweep.priors import Prior
+from patchwork.sweep.study import JOURNAL, PerTrialSeededSampler, repair_journal, suggest
 
 
 def test_sampling_depends_on_seed_and_trial_number_alone(sweep: Any) -> None:
@@ -25,23 +24,6 @@ def test_sampling_depends_on_seed_and_trial_number_alone(sweep: Any) -> None:
     assert len(set(sampled[1])) == 3
 
 
-@given(low=FLOATS, width=FLOATS, fraction=st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
-def test_rounded_params_have_four_digits_and_stay_in_range(low: float, width: float, fraction: float) -> None:
-    distribution = FloatDistribution(low, low + width)
-    value = low + fraction * (distribution.high - low)
-    rounded = round_param(value, distribution)
-    assert distribution.low <= rounded <= distribution.high
-    assert abs(rounded - value) <= 0.0005 * value
-    assert rounded in (distribution.low, distribution.high) or float(f"{rounded:.4g}") == rounded
-
-
-def test_only_continuous_params_are_rounded() -> None:
-    assert round_param(123456, IntDistribution(0, 200000)) == 123456
-    assert round_param(0.123456, CategoricalDistribution([0.123456])) == 0.123456
-    assert round_param(0.123456, FloatDistribution(0.123456, 1.123456, step=0.5)) == 0.123456
-
-
 @pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.RandomSampler])
 def test_study_records_the_rounded_params(sampler: Any) -> None:
     distributions = {
@@ -49,7 +31,9 @@ def test_study_records_the_rounded_params(sampler: Any) -> None:
         "std": FloatDistribution(0.0, 1.5),
         "depth": IntDistribution(1, 9),
     }
-    study = optuna.create_study(sampler=PerTrialSeededSampler(sampler, seed=0))
+    study = optuna.create_study(
+        sampler=PerTrialSeededSampler(sampler, 0, {name: Prior(each) for name, each in distributions.items()})
+    )
     for _ in range(15):  # TPE samples at random in the first ten
         trial = study.ask()
         params = {name: suggest(trial, name, distribution) for name, distribution in distributions.items()}
@@ -86,4 +70,6 @@ def test_repaired_journal_is_its_complete_lines(
 def test_directory_of_another_sweep_is_refused(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("n_trials=1") == 0
     assert sweep("n_trials=1", "trainer.max_epochs=2") == 2
-    assert "sweep_dir=sweep holds another sweep" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sweep_dir=sweep holds another sweep" in error
+    assert "it is space with task=classify dataset=uci trainer.max_epochs=4" in error

@@ -1,6 +1,5 @@
 """Search for hyperparameters: the space of a W&B sweep file, searched by Optuna, without a server."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +7,13 @@ from annotated_types import Ge, MinLen
 from pydantic import PositiveInt
 
 from patchwork.commands.app import HELP, format_help, run_command
+from patchwork.core.agent_args import translate_args
 from patchwork.core.errors import ConfigError, DataError, Interrupted, PatchworkError, ResourceError
-from patchwork.core.overrides import override_key, parse_call
-from patchwork.core.schema import signature
+from patchwork.core.overrides import override_key, parse_call, shell_command, shell_override
+from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, signature
+from patchwork.core.shell_overrides import parse_typed
+from patchwork.core.suggest import closest
+from patchwork.core.types import PathStr
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -19,6 +22,21 @@ if TYPE_CHECKING:
     from patchwork.sweep.results import ParamsResult
 
 DEFAULT_TRIALS = 20
+ELSEWHERE = {  # what other tools call it, and where it is here
+    "study_name": "sweep_dir=… or storage=… keeps a study, and its name follows from the file and the overrides",
+    "load_if_exists": "a sweep is resumed by sweep_dir=…, or by storage=…",
+    "direction": "metric.goal in the sweep's file is maximize or minimize",
+    "metric": "metric.name in the sweep's file is what is optimized",
+    "method": "method in the sweep's file is bayes, random or grid",
+    "sampler": "method in the sweep's file is bayes (TPE), random or grid",
+    "pruner": "early_terminate in the sweep's file prunes by Hyperband",
+    "timeout": "n_trials=… limits a search; one that was stopped is resumed by sweep_dir=…",
+    "count": "use n_trials=…",
+    "trials": "use n_trials=…",
+    "max_trials": "use n_trials=…",
+    "jobs": "use n_jobs=…",
+    "plan": "use dry_run=true",
+}
 
 
 def command(args: list[str]) -> int:
@@ -34,18 +52,43 @@ def parse_and_sweep(args: list[str]) -> None:
     Raises:
         ConfigError: if no file or several are given; and as `sweep` does.
     """
-    paths = [arg for arg in args if "=" not in arg and not arg.startswith(("-", "~"))]
-    for arg in args:
-        if arg.startswith(("-", "~")):
-            raise ConfigError(f"{arg} is not allowed: use group=choice and key=value")
-    if len(paths) != 1:
+    args = translate_args(args)
+    paths = [arg for arg in args if is_path(arg)]
+    overrides = [arg for arg in args if not is_path(arg)]
+    for arg in overrides:
+        check_argument(arg)
+    if not paths:
+        raise ConfigError(f"no file is given: name one, or a packaged sweep, which are {', '.join(packaged_names())}")
+    if len(paths) > 1:
         raise ConfigError(
             f"{len(paths)} files are given, not one: patchwork sweep sweeps/seq2seq.yaml n_trials=20, "
             f"with {', '.join(signature(sweep))} and overrides of all trials"
         )
-    keywords = [arg for arg in args if "=" in arg and override_key(arg) in signature(sweep)]
-    overrides = [arg for arg in args if "=" in arg and override_key(arg) not in signature(sweep)]
-    sweep(paths[0], overrides, **parse_call(sweep, keywords))
+    keywords = [arg for arg in overrides if override_key(arg) in signature(sweep)]
+    shared = [arg for arg in overrides if override_key(arg) not in signature(sweep)]
+    sweep(paths[0], parse_typed(shared, sweep=False), **parse_call(sweep, keywords))
+
+
+def is_path(arg: str) -> bool:
+    """Return whether an argument is the path of a file, which may have an equals sign, and not an override."""
+    if "=" in arg:
+        return arg.endswith((".yaml", ".yml")) and Path(arg).is_file()
+    return not arg.startswith("-") and not (arg.startswith("~") and "/" not in arg)
+
+
+def check_argument(arg: str) -> None:
+    """Raise a `ConfigError` at flags, deletions, and keys that are called otherwise here."""
+    key, separator, value = arg.lstrip("-").partition("=")
+    name = key.removeprefix("hydra.sweeper.").replace("-", "_")
+    if name in ELSEWHERE:
+        raise ConfigError(f"{arg} is not allowed: {ELSEWHERE[name]}")
+    if name in signature(sweep) and name != arg.partition("=")[0]:
+        raise ConfigError(f"{arg} is not allowed: use {name}={value or '…'}")
+    if arg.startswith(("-", "~")) or not separator:
+        raise ConfigError(f"{arg} is not allowed: use group=choice and key=value")
+    known = {*signature(sweep), *TARGET_PACKAGES, *SCALAR_KEYS}
+    if key not in known and (meant := closest(key, signature(sweep), cutoff=0.8)):
+        raise ConfigError(f"{arg} is not a key of this command (did you mean {meant}={value}?)")
 
 
 def sweep(
@@ -55,7 +98,7 @@ def sweep(
     *,
     n_trials: PositiveInt | None = None,
     n_jobs: PositiveInt = 1,
-    sweep_dir: Annotated[str, MinLen(1)] | None = None,
+    sweep_dir: PathStr | None = None,
     storage: Annotated[str, MinLen(1)] | None = None,
     dry_run: bool = False,
     retrain: Annotated[int, Ge(0)] = 0,
@@ -104,7 +147,8 @@ def sweep(
         if retrain:
             retrain_selected(config, selected, directory, count=retrain, n_jobs=n_jobs)
     except Interrupted as error:
-        raise Interrupted(error.exit_code - 128, f"; resume with the same command and sweep_dir={directory}") from error
+        where = shell_override("sweep_dir", str(directory))
+        raise Interrupted(error.exit_code - 128, f"; resume with the same command and {where}") from error
     if ensemble:
         evaluate_best(study, ensemble)
 
@@ -116,15 +160,21 @@ def find_file(name: str) -> Path:
         DataError: if there is neither.
     """
     from patchwork.runs.compose import SWEEPS_DIR
+    from patchwork.runs.run_dir import expand_home
 
-    path = Path(name)
+    path = expand_home(name)
     packaged = SWEEPS_DIR / f"{path.stem}.yaml"
     if path.is_file():
         return path
     if packaged.is_file() and path in (Path(path.stem), Path(packaged.name), Path("sweeps", packaged.name)):
         return packaged
-    names = ", ".join(sorted(path.stem for path in SWEEPS_DIR.glob("*.yaml")))
-    raise DataError(f"{name} is neither a file nor a packaged sweep; available: {names}")
+    raise DataError(f"{name} is neither a file nor a packaged sweep; available: {', '.join(packaged_names())}")
+
+
+def packaged_names() -> list[str]:
+    from patchwork.runs.compose import SWEEPS_DIR
+
+    return sorted(path.stem for path in SWEEPS_DIR.glob("*.yaml"))
 
 
 def check_ensemble(config: "SweepConfig") -> None:
@@ -171,6 +221,7 @@ def search(
 
     total = n_trials or study.user_attrs.get("n_trials") or config.space.run_cap or DEFAULT_TRIALS
     study.set_user_attr("n_trials", total)
+    study.set_user_attr("overrides", config.overrides)
     print(f"sweep of {config.path} in {directory}: {total} trials, {n_jobs} in parallel")
     Search(config, study, directory, shared_dir=shared_dir, n_trials=total, n_jobs=n_jobs).run()
 
@@ -185,7 +236,9 @@ def select(config: "SweepConfig", study: "Study", directory: Path) -> "ParamsRes
 
     selected = report(config, study, directory)
     if selected is None:
-        raise PatchworkError(f"no trial finished, so there is nothing to select; see {directory / 'trials.csv'}")
+        errors = [trial.user_attrs.get("error") or trial.user_attrs.get("infeasible") for trial in study.trials]
+        last = next((f", the last one as {error}" for error in reversed(errors) if error), "")
+        raise PatchworkError(f"no trial finished{last}; see {directory / 'trials.csv'}")
     return selected
 
 
@@ -197,6 +250,6 @@ def evaluate_best(study: "Study", count: int) -> None:
     run_dirs = [Path(trial.user_attrs["run_dir"]) for trial in best_trials(study, count)]
     run_dirs = [run_dir for run_dir in run_dirs if run_dir.exists()]
     if run_dirs:
-        runs = f"run=[{','.join(map(str, run_dirs))}]"
-        print(f"\nensemble of the best {len(run_dirs)}: {shlex.join(['patchwork', 'evaluate', runs])}")
+        runs = list(map(str, run_dirs))
+        print(f"\nensemble of the best {len(run_dirs)}: {shell_command('evaluate', run=runs)}")
         evaluate_ensemble(run_dirs)

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 
 from patchwork.core.errors import ConfigError, one_line
 from patchwork.core.overrides import format_override, override_key, parse_overrides
 from patchwork.core.schema import check_config
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
+from patchwork.runs.fitting import check_fit
+from patchwork.sweep.priors import Prior
 from patchwork.sweep.space import Space, read_space
+from patchwork.training.fit_steps import num_validations
 
 Params = dict[str, Any]  # the values that a trial is given, by key
 
@@ -27,15 +30,19 @@ class SweepConfig:
         path: of the file.
         space: its content.
         overrides: that all trials share.
-        distributions: of the parameters that are searched, by key.
+        priors: of the parameters that are searched, by key.
         base_config: the configuration that all trials share.
     """
 
     path: Path
     space: Space
     overrides: list[str]
-    distributions: dict[str, BaseDistribution]
+    priors: dict[str, Prior]
     base_config: DictConfig
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return {key: prior.distribution for key, prior in self.priors.items()}
 
     @property
     def metric(self) -> str:
@@ -43,12 +50,19 @@ class SweepConfig:
 
     @property
     def num_validations(self) -> int:
-        return num_validations(self.base_config)
+        return count_validations(self.base_config)
+
+    def num_trial_validations(self, params: Params) -> int:
+        """Return how often a trial validates, which may depend on what is searched."""
+        return count_validations(compose(self.trial_overrides(params)))
 
     @property
     def study_name(self) -> str:
         """The name of the file with a digest of what is searched and of the overrides that trials share."""
-        content = (sorted(self.overrides), sorted(self.distributions.items(), key=str))
+        content: tuple[Any, ...] = (sorted(self.overrides), sorted(self.distributions.items(), key=str))
+        shaped = {key: prior for key, prior in self.priors.items() if prior.quantum is not None or prior.is_weighted}
+        if shaped:
+            content = (*content, sorted(shaped.items(), key=str))
         return f"{self.path.stem}-{hashlib.sha256(repr(content).encode()).hexdigest()[:8]}"
 
     def trial_overrides(self, params: Params) -> list[str]:
@@ -66,25 +80,22 @@ def load_sweep(path: Path, overrides: list[str]) -> SweepConfig:
     space = read_space(path)
     overridden = parse_overrides(overrides)
     shared = [*(each for each in space.fixed_overrides() if override_key(each) not in overridden), *overrides]
-    distributions = {key: distribution for key, distribution in space.distributions().items() if key not in overridden}
-    if not distributions:
+    priors = {key: prior for key, prior in space.searched().items() if key not in overridden}
+    if not priors:
         raise ConfigError("nothing is left to search: every parameter has one value")
     config = compose(shared)
+    check_fit(config)
     check_config(config)
     reason = infeasible_reason([*shared, f"task.monitor={space.metric.name}"])
     if reason is not None:
         raise ConfigError(reason.replace("task.monitor=", "metric.name="))
+    if not config.trainer.limit_val_batches:
+        raise ConfigError("trainer.limit_val_batches=0 is not allowed: a sweep compares trials by their validations")
     if "metrics" not in (config.logger or {}):
         raise ConfigError("logger=none is not allowed: a sweep reads metrics.csv; drop the override")
-    first_values = [format_override(key, first_value(distribution)) for key, distribution in distributions.items()]
+    first_values = [format_override(key, prior.grid()[0]) for key, prior in priors.items()]
     compose([*shared, *first_values])  # finds keys that do not exist before the first trial
-    return SweepConfig(path, space, shared, distributions, config)
-
-
-def first_value(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    return getattr(distribution, "low", None)
+    return SweepConfig(path, space, shared, priors, config)
 
 
 def infeasible_reason(overrides: list[str]) -> str | None:
@@ -95,6 +106,7 @@ def infeasible_reason(overrides: list[str]) -> str | None:
     """
     try:
         config = compose(overrides)
+        check_fit(config)
         check_config(config)
         with torch.device("meta"):
             build(config)
@@ -103,10 +115,10 @@ def infeasible_reason(overrides: list[str]) -> str | None:
     return None
 
 
-def num_validations(config: DictConfig) -> int:
+def count_validations(config: DictConfig) -> int:
     """Return how often a run validates, at least once."""
-    trainer = config.trainer
-    return max(1, trainer.max_epochs // trainer.check_val_every_n_epoch * int(1 / trainer.val_check_interval))
+    num_batches = config.data.samples_per_epoch // config.data.batch_size
+    return max(1, num_validations(config.trainer, num_batches))
 
 
 def format_params(params: Params) -> str:

@@ -14,25 +14,28 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import torch
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from patchwork import START_TIME
+from patchwork.core.errors import ConfigError
 from patchwork.core.table import format_table
 from patchwork.data import BaseDataModule, Batch
 from patchwork.evaluation.flops import flops
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
-from patchwork.sweep.compose import Params, SweepConfig, format_params, infeasible_reason, num_validations
+from patchwork.sweep.compose import Params, SweepConfig, count_validations, format_params, infeasible_reason
 from patchwork.sweep.jobs import threads_per_job
+from patchwork.sweep.priors import Prior
+from patchwork.sweep.results import wrap_params
+from patchwork.sweep.study import PerTrialSeededSampler
 from patchwork.tasks import Task
+from patchwork.training.fit_steps import num_steps
 
 COUNT_SAMPLES = 4  # that stand for a batch where only shapes matter
 MAX_ENUMERATED = 64
@@ -70,10 +73,14 @@ class TimeModel:
 
 
 def print_estimate(sweep: SweepConfig, *, n_trials: int, n_jobs: int) -> None:
-    """Print what a sweep costs; no file is written."""
+    """Print what a sweep costs; no file is written.
+
+    Raises:
+        ConfigError: if no configuration can be trained.
+    """
     startup = time.time() - START_TIME
     torch.set_num_threads(threads_per_job(n_jobs))
-    all_params, complete = enumerate_params(sweep.distributions)
+    all_params, complete = enumerate_params(sweep.priors)
     reasons = [infeasible_reason(sweep.trial_overrides(params)) for params in all_params]
     feasible = [params for params, reason in zip(all_params, reasons, strict=True) if reason is None]
     kind = "configurations" if complete else "corners of the space"
@@ -81,7 +88,7 @@ def print_estimate(sweep: SweepConfig, *, n_trials: int, n_jobs: int) -> None:
     for reason, count in Counter(reason for reason in reasons if reason is not None).items():
         print(f"  {count} × {reason}")
     if not feasible:
-        return
+        raise ConfigError(f"no setting of {sweep.path} can be trained: {reasons[0]}")
     configs = [compose(sweep.trial_overrides(params)) for params in feasible]
     costs = [estimate_cost(config) for config in configs]
     time_model = fit_time_model(configs, costs, startup)
@@ -107,7 +114,7 @@ def format_costs(all_params: list[Params], costs: list[CostEstimate], time_model
         }
         for params, cost in zip(all_params, costs, strict=True)
     ]
-    return format_table(rows, right=("size", "MFLOP/step", "MiB", "s/step", "minutes"))
+    return format_table(wrap_params(rows), right=("size", "MFLOP/step", "MiB", "s/step", "minutes"))
 
 
 def print_total(minutes: list[float], n_trials: int, n_jobs: int) -> None:
@@ -120,32 +127,19 @@ def print_total(minutes: list[float], n_trials: int, n_jobs: int) -> None:
 # --- parameters ---
 
 
-def enumerate_params(distributions: dict[str, BaseDistribution]) -> tuple[list[Params], bool]:
+def enumerate_params(priors: dict[str, Prior]) -> tuple[list[Params], bool]:
     """Return all parameters of a space and True, or if they are too many the corners of the space and False."""
-    values = [grid_values(distribution) for distribution in distributions.values()]
+    values = [prior.grid() for prior in priors.values()]
     complete = math.prod(map(len, values)) <= MAX_ENUMERATED
     if not complete:
         values = [[choices[0], choices[-1]] if len(choices) > 1 else choices for choices in values]
     combinations = itertools.islice(itertools.product(*values), MAX_ENUMERATED)
-    return [dict(zip(distributions, combination, strict=True)) for combination in combinations], complete
-
-
-def grid_values(distribution: BaseDistribution) -> list[Any]:
-    """Return the values of a parameter; of a continuous one its middle alone."""
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    assert isinstance(distribution, FloatDistribution)
-    low, high = distribution.low, distribution.high
-    if distribution.step:
-        return [low]
-    return [math.sqrt(low * high) if distribution.log else (low + high) / 2]
+    return [dict(zip(priors, combination, strict=True)) for combination in combinations], complete
 
 
 def sample_costs(sweep: SweepConfig) -> list[CostEstimate]:
     """Return the costs of parameters that are sampled at random, without the infeasible ones."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(sampler=PerTrialSeededSampler(optuna.samplers.RandomSampler, 0, sweep.priors))
     sampled = [sweep.trial_overrides(study.ask(sweep.distributions).params) for _ in range(RANDOM_SAMPLES)]
     return [estimate_cost(compose(overrides)) for overrides in sampled if infeasible_reason(overrides) is None]
 
@@ -171,7 +165,7 @@ def estimate_cost(config: DictConfig) -> CostEstimate:
         memory=2 * weight_bytes + optimizer_bytes(optimizer) + ema_bytes + activation_bytes,  # 2: with gradients
         step_operations=3 * forward * data.batch_size * config.trainer.accumulate_grad_batches,
         num_steps=count_steps(config, data),
-        eval_operations=forward * (data.num_samples["val"] * num_validations(config) + data.num_samples["test"]),
+        eval_operations=forward * (data.num_samples["val"] * count_validations(config) + data.num_samples["test"]),
         max_seconds=parse_max_time(config.trainer.max_time),
     )
 
@@ -201,11 +195,7 @@ def optimizer_bytes(optimizer: Optimizer) -> int:
 
 def count_steps(config: DictConfig, data: BaseDataModule) -> int:
     """Return the optimizer steps of a run."""
-    trainer = config.trainer
-    num_batches, limit = data.num_batches("train"), trainer.limit_train_batches
-    num_batches = min(limit, num_batches) if isinstance(limit, int) else int(limit * num_batches)
-    num_steps = trainer.max_epochs * math.ceil(num_batches / trainer.accumulate_grad_batches)
-    return min(num_steps, trainer.max_steps) if trainer.max_steps > 0 else num_steps
+    return num_steps(config.trainer, data.num_batches("train"))
 
 
 def parse_max_time(max_time: str | None) -> float:

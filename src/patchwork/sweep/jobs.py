@@ -11,7 +11,9 @@ from pathlib import Path
 from patchwork.core.cpus import available_cpus
 from patchwork.core.errors import ResourceError
 from patchwork.core.lock import lock
+from patchwork.core.overrides import format_override
 from patchwork.core.subprocesses import start
+from patchwork.runs.hydra_keys import PLAIN_RUN
 from patchwork.runs.run_dir import LOCK_FILE
 
 POLL_SECONDS = 0.2
@@ -32,10 +34,11 @@ class Job:
         overrides: of `patchwork train`.
         run_dir: of the run.
         threads: that it computes with.
+        group: of the run with W&B, if the environment has none.
     """
 
-    def __init__(self, overrides: list[str], run_dir: Path, threads: int) -> None:
-        self.overrides, self.run_dir, self.threads = overrides, run_dir, threads
+    def __init__(self, overrides: list[str], run_dir: Path, threads: int, group: str = "") -> None:
+        self.overrides, self.run_dir, self.threads, self.group = overrides, run_dir, threads, group
         self.log = run_dir.with_name(f"{run_dir.name}.log")
         self.process: subprocess.Popen | None = None
 
@@ -49,8 +52,10 @@ class Job:
 
     def start(self) -> subprocess.Popen:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        overrides = [*self.overrides, f"run_dir={self.run_dir}", "resume=auto"]
+        overrides = [*self.overrides, format_override("run_dir", str(self.run_dir)), "resume=auto", *PLAIN_RUN]
         env = {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        if self.group:
+            env["WANDB_RUN_GROUP"] = os.environ.get("WANDB_RUN_GROUP") or self.group
         with self.log.open("ab") as log:
             return start("train", overrides, env, log)
 

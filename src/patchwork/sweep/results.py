@@ -8,6 +8,8 @@ import csv
 import io
 import shlex
 import statistics
+import sys
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from patchwork.core.atomic import write_bytes
 from patchwork.core.overrides import parse_overrides
 from patchwork.core.table import format_table
+from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.runs.compose import CONF_DIR
 from patchwork.sweep.compose import Params, SweepConfig, format_params
 from patchwork.sweep.study import STATES, started_trials
 
 STD_TOLERANCE, TIME_TOLERANCE = 1.5, 1.1  # times the least val_std and the least seconds, which count as equal
 MAX_ROWS = 10
+MIN_PARAMS_WIDTH = 24  # characters
 MIN_VALUES = 4  # different values of the metric, from which importances are computed
 
 
@@ -138,6 +142,9 @@ def report(sweep: SweepConfig, study: Study, sweep_dir: Path) -> ParamsResult | 
     experiment = sweep_dir / "experiment" / "best.yaml"
     write_bytes(experiment, experiment_yaml(overrides, sweep_dir, title).encode())
     print(f"\nselected: trial {selected.numbers}, {sweep.metric} {selected.mean:.6g}: {reason}")
+    if counts["running"]:
+        are = "1 trial is" if counts["running"] == 1 else f"{counts['running']} trials are"
+        print(f"  {are} still running in another process: the same command selects again among all, once it has ended")
     print(f"  {shlex.join(['patchwork', 'train', *overrides])}")
     print(f"  {experiment_command(sweep_dir)}   # the same, from {experiment}")
     return selected
@@ -158,7 +165,21 @@ def format_results(results: list[ParamsResult], metric: str) -> str:
         }
         for result in results
     ]
-    return format_table(rows, right=numeric)
+    return format_table(wrap_params(rows), right=numeric)
+
+
+def wrap_params(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Continue long parameters, the last column, in rows of their own where a terminal would break lines."""
+    if not is_terminal(sys.stdout):
+        return rows
+    others = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in rows[0] if name != "parameters")
+    width = max(MIN_PARAMS_WIDTH, terminal_width() - others)
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    wrapped = []
+    for row in rows:
+        first, *rest = wrapper.wrap(row["parameters"]) or [""]
+        wrapped += [{**row, "parameters": first}, *({"parameters": line} for line in rest)]
+    return wrapped
 
 
 def trials_csv(trials: list[FrozenTrial], metric: str) -> str:

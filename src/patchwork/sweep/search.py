@@ -10,16 +10,16 @@
 """
 
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import TrialState
 from rich.console import Console
@@ -43,6 +43,7 @@ class ActiveTrial:
     record: optuna.Trial
     job: Job
     lock: IO[str]
+    num_validations: int  # of its run
     num_reported: int  # validations
     pruned: bool = False
 
@@ -92,19 +93,26 @@ class Search:
 
     def enqueue_grid(self) -> None:
         """Add all points of a grid to the study, except for those that are there."""
-        distributions = self.sweep.distributions
-        choices = [each.choices for each in distributions.values() if isinstance(each, CategoricalDistribution)]
-        for values in itertools.product(*choices):
-            self.study.enqueue_trial(dict(zip(distributions, values, strict=True)), skip_if_exists=True)
+        for values in itertools.product(*(prior.grid() for prior in self.sweep.priors.values())):
+            self.study.enqueue_trial(dict(zip(self.sweep.priors, values, strict=True)), skip_if_exists=True)
 
     def fill(self) -> bool:
         """Start trials until `n_jobs` are active; return whether any is."""
-        while len(self.active_trials) < self.n_jobs and not self.last_rejection:
+        while len(self.active_trials) < self.n_jobs and not self.last_rejection and not self.has_reached_target():
             trial = self.next_trial()
             if trial is None:
                 break
             self.active_trials.append(trial)
         return bool(self.active_trials)
+
+    def has_reached_target(self) -> bool:
+        """Return whether a finished trial is as good as the file's `metric.target`."""
+        metric = self.sweep.space.metric
+        if metric.target is None:
+            return False
+        finished = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        sign = 1 if metric.goal == "maximize" else -1
+        return any(sign * trial.value >= sign * metric.target for trial in finished if trial.value is not None)
 
     def next_trial(self) -> ActiveTrial | None:
         """Return an orphaned trial, or a new and feasible one; None if there are enough, or too many were rejected."""
@@ -127,9 +135,12 @@ class Search:
         run_dir = self.run_dir(record.number)
         self.log_event(record.number, f"{'resumes' if run_dir.exists() else 'starts'}: {format_params(params)}")
         record.set_user_attr("run_dir", str(run_dir))
-        job = Job(self.sweep.trial_overrides(params), run_dir, threads_per_job(self.n_jobs))
+        overrides = self.sweep.trial_overrides(params)
+        num_validations = self.sweep.num_trial_validations(params)
+        record.set_user_attr("num_validations", num_validations)
+        job = Job(overrides, run_dir, threads_per_job(self.n_jobs), group=self.study.study_name)
         num_reported = max(self.study.trials[record.number].intermediate_values, default=0)
-        return ActiveTrial(record, job, trial_lock, num_reported)
+        return ActiveTrial(record, job, trial_lock, num_validations, num_reported)
 
     def claim_orphan(self) -> tuple[optuna.Trial, IO[str]] | None:
         """Return a trial that a killed process left running, with its lock."""
@@ -187,12 +198,12 @@ class Search:
         for value in new_values:
             trial.num_reported += 1
             trial.record.report(value, trial.num_reported)
-            progress = f"validation {trial.num_reported} of {self.sweep.num_validations}"
+            progress = f"validation {trial.num_reported} of {trial.num_validations}"
             self.log_event(trial.record.number, f"{progress}: {self.sweep.metric} {value:.6g}")
         if exit_code is not None:
             self.finish(trial, exit_code, values)
             return True
-        unfinished = trial.num_reported < self.sweep.num_validations  # after the last one pruning saves nothing
+        unfinished = trial.num_reported < trial.num_validations  # after the last one pruning saves nothing
         if new_values and unfinished and not trial.pruned and trial.record.should_prune():
             trial.pruned = True
             trial.job.stop()
@@ -205,22 +216,22 @@ class Search:
             manifest = read_manifest(trial.job.run_dir)
         except DataError as error:
             manifest, exit_code = {"status": str(error)}, exit_code or error.exit_code
-        if exit_code == 0 and manifest.get("status") == "finished":
-            later_half = values[len(values) // 2 :]
-            record.set_user_attr("val_std", statistics.pstdev(later_half) if len(later_half) > 1 else None)
-            seconds = manifest["train_seconds"] * manifest["best_epoch"] / manifest["epochs"]
-            record.set_user_attr("seconds", round(seconds, 3))
-            record.set_user_attr("num_parameters", manifest["parameters"])
-            value = manifest["metrics"][self.sweep.metric]
+        is_finished = exit_code == 0 and manifest.get("status") == "finished"
+        value = manifest.get("metrics", {}).get(self.sweep.metric)
+        if is_finished and value is not None and math.isfinite(value):
+            for name, attribute in result_attributes(manifest, values).items():
+                record.set_user_attr(name, attribute)
             self.study.tell(record, value)
             event = f"finished: {self.sweep.metric} {value:.6g} after {manifest['train_seconds']:.0f} s"
         elif trial.pruned:
             self.study.tell(record, state=TrialState.PRUNED)
-            event = f"pruned after {trial.num_reported} of {self.sweep.num_validations} validations"
+            event = f"pruned after {trial.num_reported} of {trial.num_validations} validations"
         else:
-            record.set_user_attr("error", trial.job.error())
+            measured = "without" if value is None else "with a value that is not finite of"
+            reason = f"the run ended {measured} {self.sweep.metric}" if is_finished else trial.job.error()
+            record.set_user_attr("error", reason)
             self.study.tell(record, state=TrialState.FAIL)
-            event = f"failed: {trial.job.error()}"
+            event = f"failed: {reason}"
         self.log_event(record.number, event)
         trial.lock.close()
 
@@ -247,7 +258,7 @@ class Search:
                 str(trial.number),
                 STATES[trial.state.name],
                 "" if latest is None else f"{latest:.6g}",
-                f"{len(values)}/{self.sweep.num_validations}",
+                f"{len(values)}/{trial.user_attrs.get('num_validations', self.sweep.num_validations)}",
                 trial.user_attrs.get("error", format_params(trial.params)),
             )
         return table
@@ -255,3 +266,14 @@ class Search:
     def log_event(self, number: int, event: str) -> None:
         if self.live is None:
             print(f"trial {number} {event}", flush=True)
+
+
+def result_attributes(manifest: Mapping[str, Any], values: list[float]) -> dict[str, float | None]:
+    """Return what trials are compared by besides their metric, from the manifest of a run and its validations."""
+    later_half = values[len(values) // 2 :]
+    best_fraction = (manifest.get("best_epoch") or manifest["epochs"]) / (manifest["epochs"] or 1)
+    return {
+        "val_std": statistics.pstdev(later_half) if len(later_half) > 1 else None,
+        "seconds": round(manifest["train_seconds"] * best_fraction, 3),
+        "num_parameters": manifest["parameters"],
+    }

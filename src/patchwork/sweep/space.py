@@ -4,20 +4,48 @@ The format: https://docs.wandb.ai/models/sweeps/sweep-config-keys. What follows 
 all trials, except for `logger=…`, which is meant for W&B's agents alone.
 """
 
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, MinLen
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictBool, StrictFloat, StrictInt, ValidationError
+from optuna.distributions import CategoricalDistribution
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from yaml import YAMLError, safe_load
 
 from patchwork.core.errors import ConfigError, DataError, one_line
 from patchwork.core.overrides import format_override
 from patchwork.core.schema import format_validation_error, format_value
+from patchwork.sweep.agent_command import parse_command, parse_text
+from patchwork.sweep.priors import KINDS, LISTED, MAX_GRID, NORMAL, Prior
 
-Scalar = StrictBool | StrictInt | StrictFloat | str | None
-Number = StrictInt | StrictFloat
+
+def read_value(value: Any) -> Any:
+    """Return a value of the file as the command line of a W&B agent has it: text that is a number is one.
+
+    YAML 1.1, which W&B reads, takes `1e-3` for text.
+    """
+    if isinstance(value, list):
+        return [read_value(item) for item in value]
+    if isinstance(value, dict):
+        raise PydanticCustomError("mapping", "use numbers, text, true, false, null or lists of them")
+    return parse_text(value) if isinstance(value, str) else value
+
+
+Value = Annotated[Any, BeforeValidator(read_value)]
+Number = Annotated[StrictInt | StrictFloat, BeforeValidator(read_value)]
 
 
 class StrictModel(BaseModel):
@@ -27,53 +55,104 @@ class StrictModel(BaseModel):
 class Metric(StrictModel):
     name: Annotated[str, Field(pattern=r"^val/.")]  # nothing is selected on the test split
     goal: Literal["maximize", "minimize"] = "minimize"
+    target: Number | None = None  # the search ends when it is reached
 
 
 class Hyperband(StrictModel):
-    """When to stop trials that do worse than others: after `min_iter` validations, and each `eta` times as many."""
+    """When to stop trials that do worse than others: after `min_iter` validations, and each `eta` times as many.
+
+    With `max_iter` instead, the first time is `s` divisions by `eta` before it. `strict` is how Optuna always prunes.
+    """
 
     type: Literal["hyperband"]
-    min_iter: PositiveInt = 1
+    min_iter: PositiveInt | None = None
+    max_iter: PositiveInt | None = None
+    s: PositiveInt | None = None
     eta: Annotated[int, Ge(2)] = 3
+    strict: bool = False
+
+    @property
+    def first(self) -> int:
+        """The number of validations after which trials are compared for the first time."""
+        if self.min_iter is not None:
+            return self.min_iter
+        if self.max_iter is None or self.s is None:
+            return 1
+        return max(1, self.max_iter // self.eta**self.s)
 
 
 class Parameter(StrictModel):
-    value: Scalar = None
-    values: Annotated[list[Scalar], MinLen(1)] | None = None
-    distribution: (
-        Literal["constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values"] | None
-    ) = None
+    value: Value = None
+    values: Annotated[list[Value], MinLen(1)] | None = None
+    probabilities: Annotated[list[Annotated[Number, Ge(0)]], MinLen(1)] | None = None
+    distribution: str | None = None
     min: Number | None = None
     max: Number | None = None
+    mu: Number | None = None
+    sigma: Annotated[Number, Gt(0)] | None = None
     q: Annotated[Number, Gt(0)] | None = None
 
-    def to_distribution(self, name: str) -> BaseDistribution:
-        """Return Optuna's distribution of the parameter `name`.
+    @property
+    def kind(self) -> str:
+        """The name of the distribution; W&B infers one that is not given."""
+        if self.distribution is not None:
+            return self.distribution
+        if self.values is not None:
+            return "categorical"
+        if "value" in self.model_fields_set:
+            return "constant"
+        return "int_uniform" if isinstance(self.min, int) and isinstance(self.max, int) else "uniform"
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys that say which values are allowed."""
+        return self.model_fields_set & {"value", "values", "probabilities", "min", "max", "mu", "sigma", "q"}
+
+    def to_prior(self, name: str) -> Prior:
+        """Return from what the values of the parameter `name` are sampled.
 
         Raises:
             ConfigError: if its keys are contradictory or too few.
         """
-        if (self.values is None) + ("value" not in self.model_fields_set) + (self.min is None) != 2:
-            raise ConfigError(f"parameters.{name} needs one of value, values, or min and max")
-        if self.min is None:
-            return CategoricalDistribution(self.values if self.values is not None else [self.value])
-        if self.max is None or self.max <= self.min:
+        kind = self.kind
+        if kind not in KINDS:
+            raise ConfigError(
+                f"parameters.{name}.distribution={kind} is not allowed: use one of {', '.join(sorted(KINDS))}"
+            )
+        needed, optional = KINDS[kind]
+        if not needed <= self.keys or self.keys - needed - optional:
+            allowed = " and ".join(sorted(needed | optional))
+            hint = (
+                f"distribution={kind} needs {allowed}"
+                if self.distribution
+                else "needs one of value, values, or min and max"
+            )
+            raise ConfigError(f"parameters.{name} {hint}, not {', '.join(sorted(self.keys)) or 'nothing'}")
+        if kind in LISTED:
+            return self.listed_prior(name)
+        if kind in NORMAL:
+            return Prior.normal(kind, mu=self.mu or 0.0, sigma=self.sigma or 1.0, quantum=self.q)
+        assert self.min is not None
+        assert self.max is not None
+        if self.max <= self.min:
             raise ConfigError(f"parameters.{name}.max={format_value(self.max)} is not allowed: it must be above min")
-        integers = isinstance(self.min, int) and isinstance(self.max, int)
-        kind = self.distribution or ("int_uniform" if integers else "uniform")
-        if kind == "int_uniform" and integers:
-            return IntDistribution(int(self.min), int(self.max))
-        if kind == "q_uniform" and self.q:
-            return FloatDistribution(self.min, self.max, step=self.q)
-        if kind == "uniform" or (kind == "log_uniform_values" and self.min > 0):
-            return FloatDistribution(self.min, self.max, log=kind == "log_uniform_values")
-        raise ConfigError(f"parameters.{name}.distribution={kind} is not allowed with its other keys")
+        try:
+            return Prior.between(kind, self.min, self.max, self.q)
+        except (ValueError, OverflowError) as error:
+            raise ConfigError(f"parameters.{name}.distribution={kind}: {one_line(error)}") from error
+
+    def listed_prior(self, name: str) -> Prior:
+        values = self.values if self.values is not None else [self.value]
+        weights = self.probabilities
+        if weights is not None and (len(weights) != len(values) or not math.isclose(sum(weights), 1, abs_tol=1e-3)):
+            raise ConfigError(f"parameters.{name}.probabilities={weights} is not allowed: one for each value, in sum 1")
+        return Prior(CategoricalDistribution(values), probabilities=weights)
 
 
 class Space(StrictModel):
     """The content of a sweep's file."""
 
-    program: Literal["train.py"]
+    program: str = "train.py"
     method: Literal["bayes", "random", "grid"]
     metric: Metric
     parameters: Annotated[dict[str, Parameter], MinLen(1)]
@@ -85,19 +164,65 @@ class Space(StrictModel):
     project: str = ""
     entity: str = ""
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Return the distributions that are searched: of the parameters with more than one value."""
-        distributions = {name: parameter.to_distribution(name) for name, parameter in self.parameters.items()}
-        return {name: distribution for name, distribution in distributions.items() if not distribution.single()}
+    @field_validator("program")
+    @classmethod
+    def check_program(cls, program: str) -> str:
+        if Path(program).name not in ("train.py", "patchwork"):
+            raise PydanticCustomError("program", "it should be train.py, or a path to it")
+        return program
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def flatten(cls, parameters: Any) -> Any:
+        """Name nested parameters by their whole key."""
+        return flatten_parameters(parameters) if isinstance(parameters, dict) else parameters
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def read_command(cls, command: Any) -> Any:
+        return [str(word) for word in command] if isinstance(command, list) else command
+
+    @model_validator(mode="after")
+    def check_method(self) -> Self:
+        for name, prior in self.priors.items():
+            if self.method == "grid" and prior.num_values > MAX_GRID:
+                raise ConfigError(f"method=grid needs values for each parameter, and {name} has too many: list them")
+            if self.method != "random" and prior.is_weighted:
+                kind = "probabilities" if prior.probabilities else f"distribution={self.parameters[name].kind}"
+                raise ConfigError(f"parameters.{name}: {kind} needs method=random, not {self.method}")
+        parse_command(self.command)
+        return self
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """From what each parameter is sampled."""
+        return {name: parameter.to_prior(name) for name, parameter in self.parameters.items()}
+
+    def searched(self) -> dict[str, Prior]:
+        """Return the priors of the parameters that are searched: of those with more than one value."""
+        return {name: prior for name, prior in self.priors.items() if not prior.distribution.single()}
 
     def fixed_overrides(self) -> list[str]:
         """Return the overrides that all trials share: those of the command, and the parameters of one value."""
-        overrides = [word for word in self.command if "=" in word and not word.startswith(("$", "logger="))]
-        for name, parameter in self.parameters.items():
-            distribution = parameter.to_distribution(name)
-            if isinstance(distribution, CategoricalDistribution) and distribution.single():
-                overrides.append(format_override(name, distribution.choices[0]))
+        overrides = parse_command(self.command)
+        for name, prior in self.priors.items():
+            if prior.distribution.single():
+                overrides.append(format_override(name, prior.grid()[0]))
         return overrides
+
+
+def flatten_parameters(parameters: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters, `{optimizer: {parameters: {lr: …}}}`, as `{optimizer.lr: …}`."""
+    flat: dict[str, Any] = {}
+    for key, content in parameters.items():
+        name = f"{prefix}{key}"
+        if not isinstance(content, dict):
+            raise PydanticCustomError("parameter", f"{name} needs one of value, values, or min and max")
+        if isinstance(content.get("parameters"), dict) and content["parameters"] and len(content) == 1:
+            flat |= flatten_parameters(content["parameters"], f"{name}.")
+        else:
+            flat[name] = content
+    return flat
 
 
 def read_space(path: Path) -> Space:
@@ -114,18 +239,30 @@ def read_space(path: Path) -> Space:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a sweep: it needs program, method, metric and parameters")
     try:
-        space = Space.model_validate(content)
+        return Space.model_validate(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {format_space_error(error)}") from error
-    distributions = space.distributions().values()
-    if space.method == "grid" and not all(isinstance(each, CategoricalDistribution) for each in distributions):
-        raise ConfigError(f"{path}: method=grid needs values for each parameter, not min and max")
-    return space
 
 
 def format_space_error(error: ValidationError) -> str:
     """Format the first of pydantic's errors with the key and the value that it is about."""
     first: dict[str, Any] = dict(error.errors()[0])
-    key = ".".join(str(name) for name in first["loc"] if not str(name).startswith("function-"))
+    types = ("function-", "int", "float")  # of a union, not keys
+    names = [str(name) for name in first["loc"] if not str(name).startswith(types[:1]) and name not in types[1:]]
+    key = ".".join(names)
     value = "" if first["type"] == "missing" else f"={format_value(first['input'])}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"{key}{value} is not allowed: the keys here are {', '.join(allowed_keys(names))}"
     return f"{key}{value} is not allowed: {format_validation_error({**first, 'loc': ()})}"
+
+
+def allowed_keys(names: list[str]) -> list[str]:
+    """Return the keys that are allowed beside the one at a place in the file."""
+    models: dict[str, type[StrictModel]] = {"parameters": Parameter, "metric": Metric, "early_terminate": Hyperband}
+    model = models.get(names[0], Space) if len(names) > 1 else Space
+    nested = ["parameters"] if model is Parameter else []
+    return [*model.model_fields, *nested]

@@ -1,7 +1,7 @@
 """Optuna's study of a sweep, in a journal that survives any kill, or in a database."""
 
-import time
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,18 +13,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from patchwork.core.errors import ConfigError, DataError, ResourceError, one_line
-from patchwork.data.rng import derive_seed
+from patchwork.core.errors import ConfigError, DataError, one_line
+from patchwork.core.lock import wait_for_lock
+from patchwork.data.rng import derive_seed, make_rng
 from patchwork.sweep.compose import SweepConfig
+from patchwork.sweep.priors import Prior
 from patchwork.sweep.space import Hyperband
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from patchwork.sweep.storage import open_storage
 
 JOURNAL = "journal.log"
-DATABASE_ATTEMPTS, DATABASE_RETRY_SECONDS = 4, 0.5
 STATES = {"COMPLETE": "finished", "RUNNING": "running", "PRUNED": "pruned", "FAIL": "failed", "WAITING": "waiting"}
 
 
@@ -33,11 +30,10 @@ class JournalLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: IO[bytes] | None = None
+        self.file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        self.file = self.path.open("ab")
-        fcntl.lockf(self.file, fcntl.LOCK_EX)
+        self.file = wait_for_lock(self.path)
         return True
 
     def release(self) -> None:
@@ -49,10 +45,15 @@ class PerTrialSeededSampler(BaseSampler):
     """A sampler that is seeded for each trial by its number, so that processes that share a study sample differently.
 
     Floats are rounded to four significant digits: what is printed, trained and saved is the same number.
+
+    Args:
+        sampler_type: samples the distributions that Optuna knows.
+        seed: of the sweep.
+        priors: of the parameters by key; they sample and round what Optuna does not.
     """
 
-    def __init__(self, sampler_type: Callable[..., BaseSampler], seed: int) -> None:
-        self.sampler_type, self.seed = sampler_type, seed
+    def __init__(self, sampler_type: Callable[..., BaseSampler], seed: int, priors: Mapping[str, Prior]) -> None:
+        self.sampler_type, self.seed, self.priors = sampler_type, seed, priors
         self.sampler = sampler_type()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -65,20 +66,15 @@ class PerTrialSeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         params = self.sampler.sample_relative(study, trial, search_space)
-        return {name: round_param(value, search_space[name]) for name, value in params.items()}
+        return {name: self.priors[name].round(value) for name, value in params.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        value = self.sampler.sample_independent(study, trial, param_name, param_distribution)
-        return round_param(value, param_distribution)
-
-
-def round_param(value: Any, distribution: BaseDistribution) -> Any:
-    """Round a continuous value to four significant digits, within its range; return others as they are."""
-    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
-        return value
-    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
+        prior = self.priors[param_name]
+        if prior.is_weighted:
+            return prior.sample(make_rng("sweep", self.seed, trial.number, param_name))
+        return prior.round(self.sampler.sample_independent(study, trial, param_name, param_distribution))
 
 
 def study_settings(sweep: SweepConfig) -> dict[str, Any]:
@@ -88,16 +84,17 @@ def study_settings(sweep: SweepConfig) -> dict[str, Any]:
         "study_name": sweep.study_name,
         "load_if_exists": True,
         "direction": sweep.space.metric.goal,
-        "sampler": PerTrialSeededSampler(sampler_type, sweep.base_config.seed),
+        "sampler": PerTrialSeededSampler(sampler_type, sweep.base_config.seed, sweep.priors),
         "pruner": make_pruner(sweep.space.early_terminate, sweep.num_validations),
     }
 
 
 def make_pruner(hyperband: Hyperband | None, num_validations: int) -> optuna.pruners.BasePruner:
-    if hyperband is None or num_validations <= hyperband.min_iter:
+    last = num_validations if hyperband is None else min(num_validations, hyperband.max_iter or num_validations)
+    if hyperband is None or last <= hyperband.first:
         return optuna.pruners.NopPruner()
     return optuna.pruners.HyperbandPruner(
-        min_resource=hyperband.min_iter, max_resource=num_validations, reduction_factor=hyperband.eta
+        min_resource=hyperband.first, max_resource=last, reduction_factor=hyperband.eta
     )
 
 
@@ -108,33 +105,34 @@ def open_journal_study(sweep_dir: Path, settings: dict[str, Any]) -> Study:
         ConfigError: if the directory holds another sweep.
         DataError: if the journal is damaged.
     """
-    lock = JournalLock(sweep_dir / ".journal.lock") if fcntl is not None else None
-    if lock is not None:
-        lock.acquire()
-        repair_journal(sweep_dir / JOURNAL)
-        lock.release()
+    lock = JournalLock(sweep_dir / ".journal.lock")
+    lock.acquire()
+    repair_journal(sweep_dir / JOURNAL)
+    lock.release()
     try:
         storage = JournalStorage(JournalFileBackend(str(sweep_dir / JOURNAL), lock))  # type: ignore[arg-type]
-        if not set(optuna.get_all_study_names(storage)) - {settings["study_name"]}:
+        others = {each.study_name: each for each in optuna.get_all_study_summaries(storage)}
+        others.pop(settings["study_name"], None)
+        if not others:
             return optuna.create_study(storage=storage, **settings)
     except (ValueError, KeyError) as error:
         raise DataError(f"{sweep_dir / JOURNAL} is damaged: {one_line(error)[:200]}") from error
-    raise ConfigError(f"sweep_dir={sweep_dir} holds another sweep: use its file and overrides, or another directory")
+    name, other = others.popitem()
+    overrides = shlex.join(other.user_attrs.get("overrides", []))
+    raise ConfigError(
+        f"sweep_dir={sweep_dir} holds another sweep: use its file and overrides, or another directory; it is "
+        f"{name.rpartition('-')[0]}{f' with {overrides}' if overrides else ''}"
+    )
 
 
-def open_database_study(storage: str, settings: dict[str, Any], attempts: int = DATABASE_ATTEMPTS) -> Study:
-    """Create a study in a database, or load it; other processes may be creating it at the same moment.
+def open_database_study(storage: str, settings: dict[str, Any]) -> Study:
+    """Create a study in a database, or load it.
 
     Raises:
+        ConfigError: if `storage` is not a URL.
         ResourceError: if the database cannot be opened.
     """
-    try:
-        return optuna.create_study(storage=storage, **settings)
-    except Exception as error:  # of whatever library connects to the database
-        if attempts == 1:
-            raise ResourceError(f"storage={storage} cannot be opened: {one_line(error)[:200]}") from error
-        time.sleep(DATABASE_RETRY_SECONDS)
-        return open_database_study(storage, settings, attempts - 1)
+    return optuna.create_study(storage=open_storage(storage), **settings)  # type: ignore[arg-type]
 
 
 def repair_journal(journal: Path) -> None:
