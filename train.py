@@ -1,6 +1,8 @@
 """Train a task: the same as `patchwork train`, for `wandb agent`, torchrun and srun."""
 
-from patchwork.commands.train import main
+import sys
+
+from patchwork.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    main(["train", *sys.argv[1:]])

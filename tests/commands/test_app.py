@@ -159,12 +159,40 @@ def test_call_passes_the_keywords(calls: list[dict]) -> None:
     assert calls == [{"run": "1e5", "scale": 1.5, "names": ["a", "b"], "fast": True}]
 
 
+@pytest.mark.parametrize(("text", "names"), [("a", ["a"]), ("a,b", ["a", "b"]), ("[a]", ["a"])])
+def test_a_value_is_taken_where_a_list_is_expected(calls: list[dict], text: str, names: list[str]) -> None:
+    assert app.call_command("example", example, ["run=x", f"names={text}"]) == 0
+    assert calls[0]["names"] == names
+
+
+@pytest.mark.parametrize("name", ["2026", "lr=0.1", "r (copy)"])
+def test_an_existing_path_is_the_run(
+    calls: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    assert app.call_command("example", example, [name, "fast=true"]) == 0
+    assert (calls[0]["run"], calls[0]["fast"]) == (name, True)
+
+
+def test_existing_paths_are_the_runs_of_an_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ensemble(*, run: str | list[str]) -> None:
+        taken.append(run)
+
+    taken: list[str | list[str]] = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b", "c"):
+        Path(name).mkdir()
+    assert app.call_command("example", ensemble, ["a b", "c"]) == 0
+    assert taken == [["a b", "c"]]
+
+
 @pytest.mark.parametrize(
     ("args", "fragments"),
     [
         ([], ["run is missing"]),
-        (["run=x", "scales=2"], ["scales=2", "did you mean scale?", "fast, names, run, scale"]),
-        (["run=x", "scale=big"], ["scale='big'", "number"]),
+        (["run=x", "scales=2"], ["scales=2", "did you mean scale=2?"]),
+        (["run=x", "scale=big"], ["scale=big", "a number"]),
         (["run=x", "loud"], ["'loud'", "key=value"]),
     ],
 )

@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 
 from patchwork.commands import multirun
 from patchwork.core.job import JOB, read_json, write_json
+from patchwork.core.overrides import parse_overrides
 from patchwork.core.subprocesses import setup_child
 
 Command = Callable[..., int]
@@ -90,15 +91,18 @@ path.write_text(json.dumps({{**facts, "done": True}}))
 
 
 @pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the jobs of a multirun in this process be fake ones."""
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Let the jobs of a multirun in this process be fake ones, and return the list of their arguments."""
+    started = []
 
     def start(name: str, args: Iterable[object], env: Mapping[str, str], output: IO[bytes] | None) -> subprocess.Popen:
         assert name == "train"
-        script = [sys.executable, "-S", "-c", FAKE_JOB.format(job=JOB), *map(str, args)]
+        started.append([str(arg) for arg in args])
+        script = [sys.executable, "-S", "-c", FAKE_JOB.format(job=JOB), *started[-1]]
         return subprocess.Popen(script, env={**os.environ, **env}, stdout=output, stderr=output)
 
     monkeypatch.setattr(multirun, "start", start)
+    return started
 
 
 # --- whole multiruns -------------------------------------------------------------------------------------------------
@@ -167,7 +171,80 @@ def test_exit_code_is_that_of_the_first_job_that_failed(
     assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "failed (2)", "failed (2)", "finished"]
     assert "job 1: seed is not allowed" in output
     assert "2 of 4 jobs finished" in output
-    assert "resume=auto" in output
+    assert "resume=auto" not in output  # which cannot help
+
+
+PLAIN = ["hydra.mode=RUN", "hydra.run.dir=."]
+SEEDS = "# @package _global_\nhydra: {mode: MULTIRUN, run: {dir: elsewhere}, sweeper: {params: {seed: '0,1'}}}\n"
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_experiment_is_a_multirun(command: Command, tmp_path: Path, fake_jobs: list, flags: list[str]) -> None:
+    """Each of its jobs is a plain run, though it reads the same file."""
+    conf = tmp_path / "my conf"
+    (conf / "experiment").mkdir(parents=True)
+    (conf / "experiment" / "seeds.yaml").write_text(SEEDS)
+    args = [f"--config-dir={conf}", "experiment=seeds"]
+    assert command("train", *args, *flags) == 0
+    assert fake_jobs == [[args[0], f"seed={seed}", args[1], *PLAIN] for seed in (0, 1)]
+    assert [job["status"] for job in read_jobs(tmp_path)] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize("args", [["hydra.mode=MULTIRUN", "seed=0,1"], ["seed=0,1", "-m", "task=sum"]])
+def test_multirun_is_asked_for_anywhere(command: Command, fake_jobs: list, args: list[str]) -> None:
+    assert command("train", *args) == 0
+    assert [job[0] for job in fake_jobs] == ["seed=0", "seed=1"]
+    assert all(job[-2:] == PLAIN for job in fake_jobs)
+
+
+def test_sweep_subdir_is_the_run_directory_of_a_job(
+    command: Command, tmp_path: Path, fake_jobs: list, capfd: pytest.CaptureFixture[str]
+) -> None:
+    args = ["hydra.sweep.dir=my runs (1)", "hydra.sweep.subdir=${hydra.job.override_dirname}", "hydra.job.name=mine"]
+    assert command("train", "-m", *args, "seed=0,1") == 0
+    job = ["seed=0", "run_dir='my runs (1)/seed=0'", "hydra.job.name=mine", *PLAIN]
+    assert fake_jobs[0] == job
+    assert read_json(tmp_path / "my runs (1)" / "1.json")["status"] == "finished"
+    assert "saved in my runs (1)" in capfd.readouterr().out
+
+
+def test_words_reach_the_jobs_as_they_were_typed(command: Command, fake_jobs: list) -> None:
+    assert command("train", "-m", "run_dir=runs/lr=0.1 ü,b (1)", "dataset.root=~/x", "seed=0") == 0
+    run_dirs = [parse_overrides(job[:1])["run_dir"] for job in fake_jobs]
+    assert run_dirs == ["runs/lr=0.1 ü", "b (1)"]
+    assert [parse_overrides(job[1:2]) for job in fake_jobs] == 2 * [{"dataset.root": "~/x"}]
+
+
+def test_multirun_that_cannot_be_composed_leaves_nothing(
+    command: Command, tmp_path: Path, fake_jobs: list, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command("train", "-m", "nonsense=1,2") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "nonsense" in line
+    assert fake_jobs == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "resumable"),
+    [
+        ({"status": "finished", "exit_code": 0}, False),
+        ({"status": "failed (2)", "exit_code": 2}, False),
+        ({"status": "failed (5)", "exit_code": 5}, True),
+        ({"status": "stopped by SIGTERM", "exit_code": 143}, True),
+        ({"status": "skipped"}, True),
+    ],
+)
+def test_resuming_is_advised_where_it_can_help(job: dict[str, Any], resumable: bool) -> None:
+    assert multirun.is_resumable(job) is resumable
+
+
+def test_job_without_a_status_file_has_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "0.json", {"job": 0, "overrides": ["seed=0"], "status": "finished", "exit_code": 0})
+    assert multirun.print_summary(tmp_path, [["seed=0"], ["seed=1"]]) == 1
+    output = capfd.readouterr().out
+    assert [row["status"] for row in parse_table(output, "job", "seed", "status")] == ["finished", "lost"]
+    assert "1 of 2 jobs finished" in output
 
 
 @needs_proc
@@ -184,6 +261,7 @@ def test_killed_and_stopped_jobs_can_be_resumed(
     assert process.returncode == 130, output
     assert [job["status"] for job in read_jobs(tmp_path)] == ["stopped by SIGKILL", "stopped by SIGINT", "skipped"]
     assert "0 of 3 jobs finished" in output
+    assert "the same command with resume=auto runs the missing ones" in output
     capfd.readouterr()
     assert command("train", "-m", *LONG, "seed=0,1", "resume=auto") == 0
     output = capfd.readouterr().out
@@ -310,4 +388,4 @@ def test_launcher_that_starts_no_job_fails(
     assert command("train", "-m", *TINY, "seed=0,1") == 5
     captured = capfd.readouterr()
     assert "the launcher lost a job: Could not detect" in captured.err
-    assert captured.out.strip().startswith("0 of 0 jobs finished")
+    assert "0 of 2 jobs finished" in captured.out

@@ -1,14 +1,25 @@
 """`key=value` strings: what is formatted is parsed back, and wrong ones are reported in one line."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from annotated_types import Ge, MinLen
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from patchwork.core.errors import ConfigError
-from patchwork.core.overrides import format_override, override_key, parse_call, parse_overrides
+from patchwork.core.overrides import (
+    format_override,
+    override_key,
+    parse_call,
+    parse_overrides,
+    parse_value,
+    shell_command,
+    shell_override,
+)
+from patchwork.core.types import PathStr
 
 KEYS = st.from_regex(r"[a-z_]+(\.[a-z_]+){0,2}", fullmatch=True)
 SCALARS = st.one_of(
@@ -58,10 +69,67 @@ def test_override_key_is_without_prefix(override: str, key: str) -> None:
     assert override_key(override) == key
 
 
-@given(text=st.text(max_size=20))
+@given(text=st.text(max_size=20).filter(lambda text: text[:1] not in ("'", '"') or text[0] != text[-1]))
 @settings(max_examples=50, deadline=None)
 def test_call_takes_strings_as_they_are_written(text: str) -> None:
     assert parse_call(function, [f"path={text}"]) == {"path": text}
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+@example("a (copy) =ü")
+@example("runs/2026-01-31/lr=1e-3")
+@example("null")
+@example("'")
+@settings(max_examples=60, deadline=None)
+def test_what_is_printed_to_be_typed_comes_back(text: str) -> None:
+    """Through the shell, Hydra and the other commands."""
+    (override,) = shlex.split(shell_override("path", text))
+    assert parse_call(function, [override]) == parse_overrides([override]) == {"path": text}
+    assert parse_call(function, [format_override("path", text)]) == {"path": text}
+    command = shell_command("evaluate", "--flag", "a b", path=text)
+    assert shlex.split(command) == ["patchwork", "evaluate", "--flag", "a b", override]
+
+
+def test_plain_path_is_printed_without_quotes() -> None:
+    path = "outputs/seq2seq/vit/2026-01-31_12-00-00"
+    assert shell_command("evaluate", run=path) == f"patchwork evaluate run={path}"
+
+
+PATHS = PathStr | list[PathStr]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("~/a b", "{home}/a b"),
+        ("'~/a=b'", "{home}/a=b"),
+        ("a~", "a~"),
+        ("[~/a,b]", ["{home}/a", "b"]),
+        ("[a=1, 'b, (c)']", ["a=1", "b, (c)"]),
+        ("[2026,2027]", ["2026", "2027"]),
+        ("2026", "2026"),
+        ("1e3", "1e3"),
+        ("[a", "[a"),
+        ("x, y", "x, y"),
+    ],
+)
+def test_paths_are_what_a_shell_means_by_them(monkeypatch: pytest.MonkeyPatch, text: str, value: Any) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    expected = [item.format(home="/home/me") for item in value] if isinstance(value, list) else value
+    expected = expected.format(home="/home/me") if isinstance(expected, str) else expected
+    assert parse_value("run", text, PATHS) == expected
+
+
+@given(words=st.lists(st.text(alphabet="aZ/ =~()#,.2ä'\"", min_size=1, max_size=6), min_size=1, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_list_of_paths_comes_back(words: list[str]) -> None:
+    assert parse_value("run", format_override("run", words).removeprefix("run="), list[str]) == words
+
+
+def test_directory_that_is_called_like_a_home_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    assert parse_value("run", "~", PathStr) == "~"
 
 
 @given(number=st.integers(1, 10**9), rate=st.floats(-1e9, 1e9), flag=st.booleans())
@@ -106,7 +174,7 @@ def test_call_takes_the_last_value_of_a_key() -> None:
     [
         (["path"], "'path' is not allowed: use key=value, with path, number, rate"),
         ([], "path is missing: give path=…"),
-        (["path=x", "numbr=1"], r"numbr=1 is not a key of this command \(did you mean number\?\)"),
+        (["path=x", "numbr=1"], r"numbr=1 is not a key of this command \(did you mean number=1\?\)"),
         (["path=x", "a.b=1"], r"a.b=1 is not a key of this command"),
         (["path=x", "number=0"], "number=0 is not allowed"),
         (["path=x", "number=1.5"], "number=1.5 is not allowed"),

@@ -131,7 +131,7 @@ def change(config: DictConfig, path: str, value: Any) -> None:
         ("model.embed_dim", True, "integer"),
         ("model.dropout", "0.1", "number"),
         ("model.dropout", math.nan, "finite"),
-        ("model.norm_first", "true", "boolean"),
+        ("model.norm_first", "true", "true or false"),
         ("model.stem", 3, "ConvStem"),
         ("model.stem", [{"channels": 8, "kernel": 3}], "ConvStem"),
         ("model.stem", {"channels": 8}, "ConvStem"),
@@ -163,7 +163,7 @@ def change(config: DictConfig, path: str, value: Any) -> None:
         ("logger", ["metrics"], "a mapping"),
         ("logger.metrics", "csv", "a mapping"),
         ("callbacks.progress.color", True, "callbacks.progress"),
-        ("trainer.callbacks", [], "max_epochs"),
+        ("trainer.callbacks", [], "callbacks"),
     ],
 )
 def test_errors_are_found(valid: DictConfig, path: str, value: Any, allowed: str) -> None:

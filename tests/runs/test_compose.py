@@ -28,14 +28,14 @@ def test_compose_works_inside_an_application_that_uses_hydra() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task=null"], "task=null: a group needs a choice"),
-        (["logger=null"], "logger=null: a group needs a choice"),
+        (["task=null"], "task=null is not allowed: a group needs a choice"),
+        (["logger=null"], "logger=null is not allowed: a group needs a choice"),
         (["foo"], "'foo' is not allowed: use group=choice and key=value"),
         (["data.rows=[1"], r"'data.rows=\[1' is not allowed"),
         (["nonsense=1"], "nonsense=1 is not a key of the configuration"),
         (["model.nonsense=1"], "model.nonsense=1 is not a key of model"),
         (["model=nonsense"], "unknown choice model=nonsense; available: "),
-        (["~task"], "task is missing from the configuration"),
+        (["~task"], "~task is not allowed, as every run needs the key"),
     ],
 )
 def test_wrong_overrides_are_config_errors(overrides: list[str], message: str) -> None:

@@ -15,20 +15,31 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from patchwork.core.errors import Interrupted
+from patchwork.commands.app import print_error
+from patchwork.core.errors import ConfigError, Interrupted, ResourceError, one_line
+from patchwork.core.hydra_errors import translate_hydra_error
 from patchwork.core.job import JOB, read_json, write_json
+from patchwork.core.overrides import format_override, override_key
+from patchwork.core.signals import install
 from patchwork.core.subprocesses import start
 from patchwork.core.table import format_table
 from patchwork.runs.compose import CONF_DIR
+from patchwork.runs.hydra_keys import DEFAULT_DIR, job_overrides, sweep_dir_of, typed_overrides
 
 STOP = "stop"
 
@@ -36,33 +47,65 @@ STOP = "stop"
 # --- the parent process ------------------------------------------------------------------------------------------
 
 
-class MultirunCallback(Callback):
-    """Remember the directory of the multirun, and let a signal stop its jobs, which save and exit."""
+def run_jobs(hydra_cfg: HydraConf, launch: Callable[[list[str], Callable[[DictConfig], None]], None]) -> int:
+    """Run the jobs of a multirun, print them as a table and return the exit code.
 
-    sweep_dir: ClassVar[Path | None] = None  # of the multirun that this process leads
+    Args:
+        hydra_cfg: Hydra's own configuration.
+        launch: lets Hydra's launcher start a job for each configuration; its arguments are overrides to add, and the
+            function that runs a job.
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        sweep_dir = Path(config.hydra.sweep.dir)
-        MultirunCallback.sweep_dir = sweep_dir
-        for path in (*status_files(sweep_dir), sweep_dir / STOP):  # of an earlier multirun there
-            path.unlink(missing_ok=True)
+    Raises:
+        ConfigError: if the configuration of a job cannot be composed; then none is started.
+    """
+    sweep_dir, planned = sweep_dir_of(hydra_cfg), plan_jobs(hydra_cfg)
+    is_new = not sweep_dir.exists()
+    for path in (*status_files(sweep_dir), sweep_dir / STOP):  # of an earlier multirun there
+        path.unlink(missing_ok=True)
+    install(partial(stop_jobs, sweep_dir))
+    added = [format_override("hydra.sweep.dir", str(sweep_dir)), "hydra.mode=MULTIRUN"]
+    if hydra_cfg.runtime.choices["hydra/launcher"] == "joblib":
+        target = {"_target_": "hydra.utils.get_method", "path": f"{__name__}.{ignore_sigint.__name__}"}
+        added += [f"+hydra.launcher.initializer.{key}={value}" for key, value in target.items()]
+    lost_code = 1
+    try:
+        launch(added, lambda config: run_job())
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if status_files(sweep_dir):
+            raise
+        if is_new and sweep_dir.exists():
+            remove_unused(sweep_dir)
+        raise translate_hydra_error(error, CONF_DIR, "train", typed_overrides(hydra_cfg, "task")) from error
+    except RuntimeError as error:
+        lost_code = print_error("train", ResourceError(f"the launcher lost a job: {one_line(error)[:200]}"))
+    return print_summary(sweep_dir, planned, lost_code)
 
-        def stop(signum: int, frame: FrameType | None) -> None:
-            if (sweep_dir / STOP).exists():
-                raise Interrupted(signum)
-            name = signal.Signals(signum).name
-            print(f"{name}: stopping; jobs save and exit. Press Ctrl-C again to stop immediately.", file=sys.stderr)
-            sweep_dir.mkdir(parents=True, exist_ok=True)
-            (sweep_dir / STOP).write_text(str(signum))
 
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, stop)
-        if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
-            with open_dict(config.hydra.launcher):
-                config.hydra.launcher.initializer = {
-                    "_target_": "hydra.utils.get_method",
-                    "path": f"{__name__}.ignore_sigint",
-                }
+def plan_jobs(hydra_cfg: HydraConf) -> list[list[str]]:
+    """Return the overrides of each job; of one, if they cannot be told before they are launched."""
+    params = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.get("params") or {}).items()]
+    try:
+        overrides = OverridesParser.create().parse_overrides([*params, *typed_overrides(hydra_cfg, "task")])
+        return BasicSweeper.split_arguments(overrides, None)[0]
+    except HydraException:  # glob(…) needs the files
+        return [[]]
+
+
+def stop_jobs(sweep_dir: Path, signum: int, frame: FrameType | None) -> None:
+    """Handle a signal: let all jobs stop by it; at a second one, end at once."""
+    if (sweep_dir / STOP).exists():
+        raise Interrupted(signum)
+    name = signal.Signals(signum).name
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    (sweep_dir / STOP).write_text(str(signum))
+    print(f"{name}: stopping; jobs save and exit. Press Ctrl-C again to stop immediately.", file=sys.stderr)
+
+
+def remove_unused(sweep_dir: Path) -> None:
+    """Remove the directory of a multirun that has started no job, and those above it that are empty then."""
+    (sweep_dir / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        os.removedirs(sweep_dir)
 
 
 def status_files(sweep_dir: Path) -> list[Path]:
@@ -70,20 +113,31 @@ def status_files(sweep_dir: Path) -> list[Path]:
     return sorted((path for path in sweep_dir.glob("*.json") if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
 
-def print_summary(sweep_dir: Path) -> int:
-    """Print the jobs of a multirun as a table, and return its exit code: that of the first job that failed."""
+def print_summary(sweep_dir: Path, planned: list[list[str]], lost_code: int = 1) -> int:
+    """Print the jobs of a multirun as a table, and return its exit code: that of the first job that failed.
+
+    Args:
+        sweep_dir: directory of the multirun.
+        planned: overrides of each job that should have run; one without a status file has failed.
+        lost_code: exit code of a job of which nothing is known.
+    """
+    found = {int(path.stem): read_json(path) for path in status_files(sweep_dir)}
     jobs = [
-        {"job": int(path.stem), "overrides": [], "status": "unknown", **read_json(path)}
-        for path in status_files(sweep_dir)
+        {"job": index, "overrides": overrides, "status": "lost", **found.get(index, {})}
+        for index, overrides in enumerate([*planned, *[[] for _ in range(len(planned), max(found, default=-1) + 1)]])
     ]
-    if jobs:
-        print(f"\n{summary(jobs)}\n")
+    print(f"\n{summary(jobs)}\n")
     finished = sum(job["status"] == "finished" for job in jobs)
-    hint = "" if finished == len(jobs) else "; the same command with resume=auto runs the missing ones"
+    hint = "; the same command with resume=auto runs the missing ones" if any(map(is_resumable, jobs)) else ""
     print(f"{finished} of {len(jobs)} jobs finished; saved in {sweep_dir}{hint}")
     if (sweep_dir / STOP).exists():
         return 128 + int((sweep_dir / STOP).read_text())
-    return next((job.get("exit_code", 1) for job in jobs if job["status"] != "finished"), 0)
+    return next((job.get("exit_code", lost_code) for job in jobs if job["status"] != "finished"), 0)
+
+
+def is_resumable(job: dict[str, Any]) -> bool:
+    """Return whether a job did not finish, and the same configuration may."""
+    return job["status"] != "finished" and job.get("exit_code") != ConfigError.exit_code
 
 
 # --- the process that waits for a job --------------------------------------------------------------------------------
@@ -93,7 +147,7 @@ def run_job() -> None:
     """Run the job that Hydra has composed as a process of its own, and write down how it ended."""
     hydra_cfg = HydraConfig.get()
     sweep_dir, index = Path(hydra_cfg.sweep.dir), hydra_cfg.job.num
-    overrides = [str(override) for override in hydra_cfg.overrides.task]
+    overrides = typed_overrides(hydra_cfg, "task")
     path, log = sweep_dir / f"{index}.json", sweep_dir / f"{index}.log"
     job = {"job": index, "overrides": overrides}
     if (sweep_dir / STOP).exists():
@@ -107,13 +161,21 @@ def run_job() -> None:
     env = {JOB: str(path.resolve())}
     if (threads := hydra_cfg.launcher.get("cpus_per_task")) and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(threads)
+    run_dir = job_run_dir(hydra_cfg, overrides)
     start_time = time.monotonic()
     with nullcontext() if sequential else log.open("wb") as output:
-        child = start("train", [*config_args(), *overrides], env, output)
+        child = start("train", [*config_args(), *overrides, *run_dir, *job_overrides(hydra_cfg)], env, output)
         exit_code = wait(child, sweep_dir / STOP, None if sequential else os.getppid())
     seconds = round(time.monotonic() - start_time, 3)
     job = read_json(path)
     write_json(path, {**job, **job_outcome(exit_code, job), "seconds": seconds})
+
+
+def job_run_dir(hydra_cfg: HydraConf, overrides: list[str]) -> list[str]:
+    """Return the override of a job's run directory, if `hydra.sweep.subdir` names one."""
+    if hydra_cfg.sweep.subdir == DEFAULT_DIR or any(override_key(override) == "run_dir" for override in overrides):
+        return []
+    return [format_override("run_dir", str(Path(hydra_cfg.sweep.dir, hydra_cfg.sweep.subdir)))]
 
 
 def ignore_sigint() -> None:
@@ -150,7 +212,7 @@ def wait(child: subprocess.Popen, stop: Path, parent: int | None) -> int:
                     child.send_signal(int(stop.read_text() or signal.SIGTERM) if stop.exists() else signal.SIGTERM)
                     signalled = True
     except BaseException as reason:  # the launcher's time limit, or a second signal
-        child.terminate()
+        child.send_signal(signal.SIGINT if signalled else signal.SIGTERM)  # a second Ctrl-C: the job does not save
         exit_code = child.wait()
         if not isinstance(reason, Exception):
             raise

@@ -4,15 +4,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.version import VersionBase
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from hydra.version import VersionBase, setbase
+from omegaconf import DictConfig, open_dict
 
 VERSION_BASE = "1.3"
 
 
-def compose_config(conf_dir: Path, config_name: str, overrides: list[str], *, with_hydra: bool = False) -> DictConfig:
+def compose_config(
+    conf_dir: Path,
+    config_name: str,
+    overrides: list[str],
+    *,
+    with_hydra: bool = False,
+    config_dir: Path | None = None,
+    multirun: bool = False,
+) -> DictConfig:
     """Compose a configuration.
 
     Args:
@@ -20,12 +31,28 @@ def compose_config(conf_dir: Path, config_name: str, overrides: list[str], *, wi
         config_name: name of the primary configuration.
         overrides: as on the command line.
         with_hydra: whether the result has Hydra's own configuration as the key `hydra`.
+        config_dir: another configuration directory, whose files are added.
+        multirun: compose what a multirun begins with, where an override may list several values.
 
     Raises:
         HydraException, OmegaConfBaseException, ValueError: if it cannot be composed.
     """
-    with isolated_hydra(), hydra.initialize_config_dir(str(conf_dir), version_base=VERSION_BASE):
-        return hydra.compose(config_name, overrides, return_hydra_config=with_hydra)
+    search_path = create_config_search_path(str(conf_dir))
+    if config_dir is not None:
+        search_path.prepend("command-line", f"file://{config_dir}", SearchPathQuery(provider="schema"))
+    with isolated_hydra():
+        setbase(VERSION_BASE)
+        config = Hydra.create_main_hydra2(config_name, search_path).compose_config(
+            config_name,
+            overrides,
+            RunMode.MULTIRUN if multirun else RunMode.RUN,
+            from_shell=False,
+            validate_sweep_overrides=not multirun,
+        )
+    if not with_hydra:
+        with open_dict(config):
+            del config["hydra"]
+    return config
 
 
 @contextmanager

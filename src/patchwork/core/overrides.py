@@ -1,19 +1,24 @@
 """Read and write `key=value`: as the keyword arguments of a function, and as Hydra's overrides."""
 
+import os
+import re
+import shlex
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from patchwork.core.errors import ConfigError
 from patchwork.core.schema import check_value, format_value, signature, unknown_key_error
+from patchwork.core.types import HomePath
 
 LITERALS = ("true", "false", "null", "nan", "inf")  # strings that Hydra reads as another type unless quoted
+PLAIN_PATH = re.compile(r"(\./|\.\./|/|[A-Za-z_])[A-Za-z0-9_./-]*")  # which neither Hydra nor a shell reads otherwise
 
 
 def parse_call(function: Callable[..., Any], overrides: list[str]) -> dict[str, Any]:
@@ -50,17 +55,47 @@ def parse_value(key: str, text: str, annotation: Any) -> Any:
     Raises:
         ConfigError: if neither is allowed.
     """
-    value = parse_yaml(text)
+    value = parse_list(text) if text.startswith("[") else parse_yaml(text)
     meant = isinstance(value, list | dict) and takes_containers(annotation)  # a wrong list is not a name
-    if not meant and not is_allowed(value, annotation) and is_allowed(text, annotation):
-        value = text  # 1e5 may be the name of a directory
+    if meant and not is_allowed(value, annotation) and is_allowed(as_strings(text), annotation):
+        value = as_strings(text)  # [2026,2027] may be the names of directories
+    if not meant and not is_allowed(value, annotation) and is_allowed(unquote(text), annotation):
+        value = unquote(text)  # 1e5 may be the name of a directory
+    elif isinstance(value, str):
+        value = unquote(value)
+    if not isinstance(value, list) and not is_allowed(value, annotation):
+        items = parse_list(f"[{text}]")  # 7 and 1,2 where a list is expected
+        value = items if is_allowed(items, annotation) else value
     check_value(key, value, annotation)
-    return value
+    return expand_home(value) if takes_paths(annotation) else value
 
 
 def takes_containers(annotation: Any) -> bool:
     """Return whether a type annotation has a list or a dictionary in it."""
     return get_origin(annotation) in (list, dict) or any(takes_containers(kind) for kind in get_args(annotation))
+
+
+def takes_paths(annotation: Any) -> bool:
+    """Return whether a type annotation has a path in it."""
+    return annotation is HomePath or any(takes_paths(kind) for kind in get_args(annotation))
+
+
+def expand_home(value: Any) -> Any:
+    """Expand the `~` of a path, or of each in a list, which shells leave alone after `=`; not if it exists as it is."""
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and not os.path.lexists(value) else value
+
+
+def unquote(text: str) -> str:
+    """Return a value without the quotes that Hydra would take away, if all of it is in quotes."""
+    if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
+        return text
+    try:
+        value = parse_override(f"x={text}").value()
+    except ConfigError:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def is_allowed(value: Any, annotation: Any) -> bool:
@@ -75,11 +110,28 @@ def parse_yaml(text: str) -> Any:
     """Return a value as YAML has it; strings, and what is not YAML, as they are written, and only `null` as None."""
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (OmegaConfBaseException, YAMLError):
+    except (OmegaConfBaseException, yaml.YAMLError):
         return text
     assert isinstance(node, dict)
     value = node["value"]
     return text if isinstance(value, str) or (value is None and text != "null") else value
+
+
+def parse_list(text: str) -> Any:
+    """Return a list as Hydra has it, whose strings need no space after a comma; what Hydra refuses, as YAML has it."""
+    try:
+        parsed = parse_override(f"x={text}")
+    except ConfigError:
+        return parse_yaml(text)
+    return parse_yaml(text) if parsed.is_sweep_override() else parsed.value()
+
+
+def as_strings(text: str) -> Any:
+    """Return a list in YAML whose items are all strings, as they are written; None if it is not one."""
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)  # which makes nothing but strings, lists and mappings
+    except yaml.YAMLError:
+        return None
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
@@ -116,7 +168,34 @@ def override_key(override: str) -> str:
 
 def format_override(key: str, value: Any) -> str:
     """Format an override as Hydra parses it; strings are quoted where they would be read as another type."""
+    return f"{key}={format_element(value)}"
+
+
+def format_element(value: Any) -> str:
+    """Format a value, or one of a list, as Hydra parses it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(format_element, value))}]"
     if not isinstance(value, str):
-        return f"{key}={format_value(value)}"
-    bare = value.isascii() and value.isidentifier() and value.lower() not in LITERALS
-    return f"{key}={value if bare else QuotedString(value, Quote.single).with_quotes()}"
+        return format_value(value)
+    bare = value.isascii() and value.isidentifier() and value != "None" and value.lower() not in LITERALS
+    return value if bare else QuotedString(value, Quote.single).with_quotes()
+
+
+def shell_override(key: str, value: Any) -> str:
+    """Format an override to be typed into a shell: quoted for the shell and for Hydra, if either needs it."""
+    if not isinstance(value, str):
+        return shlex.quote(format_override(key, value))
+    plain = PLAIN_PATH.fullmatch(value) and value.lower() not in LITERALS
+    return shlex.quote(f"{key}={value if plain else QuotedString(value, Quote.double).with_quotes()}")
+
+
+def shell_command(command: str, *words: str, **values: Any) -> str:
+    """Return a command of this package to be typed into a shell.
+
+    Args:
+        command: its name.
+        words: arguments as the command gets them, which are quoted for the shell.
+        values: keys and their values, which are quoted for Hydra, too.
+    """
+    overrides = [shell_override(key, value) for key, value in values.items()]
+    return " ".join(["patchwork", command, *map(shlex.quote, words), *overrides])

@@ -6,7 +6,6 @@ defined in this package, in the module that belongs to its key: nothing else is 
 """
 
 import builtins
-import difflib
 import importlib
 import inspect
 import math
@@ -22,7 +21,10 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_protocol
 
-from patchwork.core.errors import ConfigError, one_line
+from patchwork.core.allowed import describe, find_fault, format_value
+from patchwork.core.errors import ConfigError, UnknownKeyError, one_line
+from patchwork.core.replacements import CHECKPOINT_KEYS, REPLACEMENTS
+from patchwork.core.suggest import closest_key, key_paths
 
 TARGET_PACKAGES = {  # top-level key: the package that defines its targets
     "task": "patchwork.tasks",
@@ -42,6 +44,7 @@ SCALAR_KEYS: dict[str, Any] = {
     "checkpoint_every_seconds": NonNegativeFloat,
     "run_dir": Annotated[str, MinLen(1)] | None,
     "resume": Annotated[str, MinLen(1)] | None,
+    "init_from": Annotated[str, MinLen(1)] | None,
 }
 REQUIRED_KEYS = ("task", "model", "data", "dataset", "optimizer", "scheduler", "trainer", "seed")
 COLLECTIONS = ("logger", "callbacks")  # groups that hold nodes by name, or null to leave one out
@@ -61,7 +64,9 @@ def check_config(config: DictConfig) -> None:
         if key in SCALAR_KEYS:
             check_value(key, value, SCALAR_KEYS[key])
         elif key not in TARGET_PACKAGES:
-            raise unknown_key_error(key, value, "the configuration", [*SCALAR_KEYS, *TARGET_PACKAGES])
+            raise unknown_key_error(
+                key, value, "the configuration", [*SCALAR_KEYS, *TARGET_PACKAGES], known_paths(config)
+            )
         elif key in COLLECTIONS:
             for name, node in check_mapping(key, value or {}).items():
                 if node is not None:
@@ -73,6 +78,13 @@ def check_config(config: DictConfig) -> None:
         if key not in values:
             raise ConfigError(f"{key} is missing from the configuration")
     check_links(values)
+
+
+def known_paths(config: DictConfig) -> list[str]:
+    """Return the dotted paths of the keys below those of the top level that exist."""
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return key_paths({str(key): value for key, value in values.items() if key in SCALAR_KEYS or key in TARGET_PACKAGES})
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -125,6 +137,8 @@ def check_node(path: str, node: Any, package: str) -> Any:
             continue
         if key not in parameters:
             raise unknown_key_error(f"{path}.{key}", value, path, parameters)
+        if isinstance(value, str) and key in TARGET_PACKAGES:
+            raise ConfigError(f"{path}.{key}={value} is not allowed: it follows from {key}; write {key}={value}")
         if isinstance(value, Mapping) and "_target_" in value:
             nested = check_node(f"{path}.{key}", value, TARGET_PACKAGES.get(key, package))
             check_target_type(f"{path}.{key}", nested, parameters[key][0])
@@ -163,11 +177,19 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
             raise ConfigError(f"{path}={format_value(value)} is not allowed: use plain values, with no _target_")
         if isinstance(item, float) and not math.isfinite(item):
             raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be finite")
+    if fits(value, annotation):
+        return
+    path, value, annotation = find_fault(path, value, annotation, fits)
+    raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be {describe(annotation)}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Return whether an annotation allows a value."""
     try:
         adapter(annotation).validate_python(value, strict=True)
-    except ValidationError as error:
-        allowed = dict.fromkeys(format_validation_error(details) for details in error.errors())
-        raise ConfigError(f"{path}={format_value(value)} is not allowed: {' or '.join(allowed)}") from error
+    except ValidationError:
+        return False
+    return True
 
 
 def format_validation_error(details: Mapping[str, Any]) -> str:
@@ -227,6 +249,13 @@ def needs_runtime_args(target: Any) -> bool:
     )
 
 
+def choice_name(kind: type) -> str:
+    """Return the name in `conf/` of a task, a model or data: that of its module, if its class begins with it."""
+    module = kind.__module__.rpartition(".")[2]
+    ours = within(kind.__module__, "patchwork") and kind.__name__.lower().startswith(module.replace("_", ""))
+    return module if ours else kind.__name__
+
+
 def qualified_name(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
@@ -264,16 +293,30 @@ def signature(target: Any) -> dict[str, tuple[Any, bool]]:
     return parameters
 
 
-def unknown_key_error(path: str, value: Any, owner: str, known: Iterable[str]) -> ConfigError:
-    """Return the error of an unknown key, which suggests the closest known one."""
+def unknown_key_error(
+    path: str, value: Any, owner: str, known: Iterable[str], others: Iterable[str] = ()
+) -> UnknownKeyError:
+    """Return the error of an unknown key, which suggests the one that was meant, or lists all.
+
+    Args:
+        path: Dotted path of the key.
+        value: Its value.
+        owner: What it was looked for in: a dotted path, or words.
+        known: Names of the keys there.
+        others: Dotted paths of the keys elsewhere, which may have been meant.
+    """
+    known = [*known]
+    if path in CHECKPOINT_KEYS and "run" in known:
+        return UnknownKeyError(
+            f"{path}={format_value(value)} is not a key of {owner} (did you mean run={format_value(value)}?)", key=path
+        )
+    if path in REPLACEMENTS:
+        return UnknownKeyError(f"{path}={format_value(value)} is not set here: {REPLACEMENTS[path]}", key=path)
     known = sorted(name for name in known if not name.startswith("_"))
-    close = difflib.get_close_matches(path.rpartition(".")[2], known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    siblings = [f"{owner}.{name}" if path.startswith(f"{owner}.") else name for name in known]
+    text = format_value(value)
+    meant = closest_key(path, [*siblings, *others])
+    if meant:
+        return UnknownKeyError(f"{path}={text} is not a key of {owner} (did you mean {meant}={text}?)", key=path)
     keys = f"its keys are {', '.join(known)}" if known else "it has no keys"
-    return ConfigError(f"{path}={format_value(value)} is not a key of {owner}{hint}; {keys}")
-
-
-def format_value(value: Any) -> str:
-    """Format a value as it is written on the command line."""
-    constants = {None: "null", True: "true", False: "false"}
-    return constants[value] if value is None or isinstance(value, bool) else repr(value)
+    return UnknownKeyError(f"{path}={text} is not a key of {owner}; {keys}", key=path)
