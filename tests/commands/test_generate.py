@@ -122,10 +122,12 @@ def test_conditions_that_were_not_trained_are_refused(
     assert generate("run=five", "num_images=2", "prompt=7 minus 4") == 0
 
 
-def test_inpainting_leaves_known_pixels_unchanged(generate: Callable[..., int]) -> None:
+def test_inpainting_leaves_known_pixels_unchanged(
+    generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     stroke = np.zeros((28, 28), dtype=np.uint8)
     stroke[4:24, 12:16] = 255
-    Image.fromarray(stroke).save("stroke.png")
+    Image.fromarray(255 - stroke).resize((112, 112), Image.Resampling.NEAREST).save("stroke.png")
     hole = np.zeros((28, 28), dtype=np.uint8)
     hole[10:20, 3:9] = 255
     Image.fromarray(hole).save("hole.png")
@@ -144,6 +146,9 @@ def test_inpainting_leaves_known_pixels_unchanged(generate: Callable[..., int]) 
         assert (results["images"][..., known] == results["original"][..., known]).all()
         assert (results["images"][..., ~known] != results["original"][..., ~known]).any()
     assert (results["original"][0] == stroke // 255).all()
+    notes = capsys.readouterr().out
+    assert "inpaint=stroke.png: it is dark on light: inverted" in notes
+    assert "inpaint=stroke.png: resized from 112×112" in notes
     assert (~known == hole.astype(bool)).all()
 
 
@@ -151,7 +156,6 @@ def test_invalid_options_are_reported_in_one_line(
     command: Callable[..., int], generate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.png").write_text("not an image")
-    Image.new("L", (5, 6)).save("small.png")
     Image.new("L", (28, 28)).save("black.png")
     assert command("generate", "num_images=3") == 2
     assert "run is missing" in capsys.readouterr().err
@@ -167,7 +171,7 @@ def test_invalid_options_are_reported_in_one_line(
         (["inpaint=0", "stream=true"], 2, "drop stream"),
         (["inpaint=none.png"], 3, "inpaint=none.png"),
         (["inpaint=text.png"], 3, "inpaint=text.png"),
-        (["inpaint=small.png"], 3, "5×6"),
+        (["inpaint=black.png"], 3, "shows nothing"),
         (["inpaint=0", "mask=left"], 2, "mask=left"),
         (["inpaint=0", "mask=black.png"], 2, "nothing to generate"),
         (["mask=box"], 2, "mask=box applies only with inpaint"),

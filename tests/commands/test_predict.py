@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -49,15 +50,21 @@ def test_values_that_a_generator_lacks_are_empty() -> None:
         target=torch.tensor([3, 4]),
         prediction=torch.tensor([-12.5, -3.25]),
     )
-    rows = list(format_rows(Pixels.__new__(Pixels), predictions))
-    assert to_csv(rows).splitlines()[1:] == ["0,5,3,-12.50,,", "1,6 7,4,-3.25,,"]
+    task = Mock(spec=Pixels, answer_name="log_likelihood", format_answers=lambda labels: map(str, labels.tolist()))
+    rows = list(format_rows(task, predictions))
+    assert to_csv(rows).splitlines() == [
+        "index,image_ids,target,log_likelihood,probability,correct",
+        "0,5,3,-12.5,,",
+        "1,6 7,4,-3.25,,",
+    ]
+    assert rows[0]["log_likelihood"] == -12.5  # a number, and not text
 
 
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
         (["out=answers.txt", "run=x"], 2, "out=answers.txt is not allowed: use a name that ends with .csv or .jsonl"),
-        (["out=a.csv", "run=x", "split=train"], 2, "split='train' is not allowed"),
+        (["out=a.csv", "run=x", "split=train"], 2, "split=train is not allowed"),
         (["out=a.csv"], 2, "run is missing"),
         (["out=a.csv", "run=nowhere"], 3, "nowhere"),
     ],

@@ -123,7 +123,7 @@ def test_runs_of_another_task_or_other_samples_cannot_be_combined(overrides: str
 
 def test_generators_have_no_probabilities_to_average(tmp_path: Path) -> None:
     run = untrained_run("task=pixels model=pixel_transformer_tiny", 0, tmp_path)
-    with pytest.raises(ConfigError, match="task=Pixels evaluates one run at a time"):
+    with pytest.raises(ConfigError, match="task=pixels evaluates one run at a time"):
         combine([run, run])
 
 

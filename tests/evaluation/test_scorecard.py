@@ -331,11 +331,11 @@ def test_evaluate_command_prints_and_saves_the_scorecard(
         (["run=run", "classifier=run"], "classifier=run"),
         (["run=classifier", "guidance=2.0"], "guidance=2.0 applies only to a generative model"),
         (["run=classifier", "temperature=2.0"], "temperature=2.0 applies only to a generative model"),
-        (["run=classifier", "num_samples=20"], "and run=classifier is a Classify run: drop num_samples"),
+        (["run=classifier", "num_samples=20"], "and run=classifier is of task=classify: drop num_samples"),
         (["run=[classifier,classifier]", "num_samples=20"], "num_samples=20 applies only to a single generative model"),
         (["run=run", "temperature=0"], "temperature=0"),
         (["run=run", "num_samples=0"], "num_samples=0"),
-        (["run=run", "num_samples=many"], "num_samples='many'"),
+        (["run=run", "num_samples=many"], "num_samples=many"),
     ):
         assert command("evaluate", *args) == 2
         assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from patchwork.figures.braille import braille, legend, render, render_sample
+from patchwork.figures.braille import HALF_BLOCK, braille, color_depth, legend, render, render_sample
 from patchwork.tasks.base import Sample
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -149,3 +149,43 @@ def test_without_a_target_nothing_is_marked_wrong() -> None:
     colored = "\n".join(render_sample(sample, color=True, width=80))
     assert GREEN not in colored
     assert RED not in colored
+
+
+@pytest.mark.parametrize(("environment", "depth"), [({"COLORTERM": "truecolor"}, 24), ({"TERM": "xterm-256color"}, 8)])
+def test_color_images_are_shown_in_color_where_the_terminal_has_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], depth: int
+) -> None:
+    for name in ("COLORTERM", "TERM", "WT_SESSION"):
+        monkeypatch.delenv(name, raising=False)
+    image = torch.zeros(3, 12, 12)
+    image[0, :6] = 1.0  # red above black
+    sample = Sample(image, ["a"], ["b"])
+    plain = render([sample], color=True, width=80)
+    assert HALF_BLOCK not in plain
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert "\x1b" not in render([sample], color=False, width=80)
+    text = render([sample], color=True, width=80)
+    assert color_depth() == depth
+    red = "38;2;255;0;0;48;2;255;0;0" if depth == 24 else "38;5;196;48;5;196"
+    assert f"\x1b[{red}m{HALF_BLOCK}" in text
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in text.splitlines()]
+    assert {len(line) for line in lines} == {14}
+    assert len(lines) == 6 + 2
+
+
+def test_color_images_are_small_enough_to_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    text = render([Sample(torch.rand(3, 32, 32), ["a"], ["a"])] * 3, color=True, width=80)
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in text.splitlines()]
+    assert len(lines) <= 12
+    assert max(map(len, lines)) <= 80
+
+
+def test_marks_are_written_into_the_frames() -> None:
+    sample = Sample(torch.rand(1, 28, 84), ["there"], ["there"], cols=3, marks={0: "anchor", 2: "looked at"})
+    for color in (False, True):
+        top = render([sample], color=color, width=80).splitlines()[0]
+        assert [frame.strip("┌─┐") for frame in top.split(" ┌")] == ["anchor", "", "looked at"]
+        assert len(top) == 3 * 16 + 2
+    assert "anc…" in render([sample], color=False, width=20)

@@ -51,6 +51,7 @@ TABLES: dict[str, Rows] = {
     "no validation": without(training(3), "val/"),
     "no training": without(training(3), "train/", "lr"),
     "no learning rate": without(training(3), "lr"),
+    "two learning rates": [{**row, "lr/muon": 1e-2, "lr/adamw": 1e-3} for row in without(training(3), "lr")],
     "no accuracy": without(training(3), "val/seq", "val/dig"),
     "nothing finite": [{"epoch": 0, "step": i, "train/loss": "nan", "val/loss": "inf", "lr": ""} for i in range(5)],
     "missing values": [row | ({"train/loss": "nan"} if row["step"] % 3 else {}) for row in training(4)],

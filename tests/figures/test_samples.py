@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from patchwork.figures.samples import MARGIN, plot_samples
+from patchwork.figures.samples import MARGIN, MARK_COLORS, plot_samples
 from patchwork.figures.style import ERROR, save_figure
 from patchwork.tasks.base import Sample
 
@@ -91,3 +92,28 @@ def test_images_are_shown_pixel_exact(tmp_path: Path, size: tuple[int, int], cou
 def test_an_empty_list_of_samples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         plot_samples([])
+
+
+def test_marked_cells_are_outlined_and_explained() -> None:
+    images = torch.rand(1, 28, 84)
+    marked = [Sample(images, ["yes"], ["no"], 1, 3, marks={0: "anchor", peak: "looked at"}) for peak in (1, 2)]
+    figure = plot_samples(marked)
+    assert "blue: anchor · green: looked at" in figure.texts[0].get_text()
+    for axes, peak in zip(figure.axes, (1, 2), strict=True):
+        boxes = {round(patch.get_x()): to_hex(patch.get_edgecolor()) for patch in axes.patches}
+        assert boxes == {0: MARK_COLORS["blue"], peak: MARK_COLORS["green"]}
+
+
+def test_one_answer_for_several_cells_is_centered_below_them() -> None:
+    figure = plot_samples([Sample(torch.rand(1, 28, 140), ["there"], ["not there"], 1, 5)])
+    figure.draw_without_rendering()
+    (caption,) = [text for text in figure.texts if text.get_text() == "not there (there)"]
+    box = figure.axes[0].get_window_extent()
+    assert caption.get_window_extent().x0 == pytest.approx((box.x0 + box.x1) / 2, abs=caption.get_window_extent().width)
+
+
+def test_notes_are_below_the_captions() -> None:
+    samples = [Sample(torch.rand(1, 28, 28), ["3"], ["5"], note=f"{number}%") for number in (90, 80)]
+    figure = plot_samples(samples, "a title")
+    texts = [text.get_text() for text in texts_top_down(figure)]
+    assert texts[:5] == ["a title", "5 (3)", "5 (3)", "90%", "80%"]

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from helpers import TINY
 
-from patchwork.core.errors import ConfigError, DataError
+from patchwork.core.errors import DataError
 from patchwork.data.sources.uci import read_digits
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
@@ -310,18 +310,6 @@ def test_a_table_is_read_and_images_are_predicted_without_the_data_set(
     assert len(run.predictions("test")) == 32
     assert len(run.predict(np.zeros((3, 56, 56), np.uint8))) == 3
     assert not hasattr(run.data, "source")
-
-
-def test_images_of_another_size_or_type_are_refused(run: Run) -> None:
-    for image in (torch.zeros(28, 28, dtype=torch.uint8), torch.zeros(56, 56), torch.zeros(1, 3, 56, 56).byte()):
-        with pytest.raises(ConfigError, match=r"takes \(1, 56, 56\) of uint8"):
-            predict_images(run.task, run.data, image)
-
-
-def test_tasks_of_image_sequences_do_not_predict_single_images() -> None:
-    data, task = build(compose(["task=sum", "dataset=uci", "model.embed_dim=16"]))
-    with pytest.raises(ConfigError, match="task=Sum does not predict single images"):
-        predict_images(task, data, np.zeros((28, 28), np.uint8))
 
 
 def test_validation_predictions_of_all_folds_are_those_of_the_training_part(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_library_trains_without_global_state(
 
 
 def test_compose_names_what_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"model\.embed_dims=3 .*did you mean embed_dim"):
+    with pytest.raises(ConfigError, match=r"model\.embed_dims=3 .*did you mean model\.embed_dim=3"):
         patchwork.compose(["model.embed_dims=3"])
     assert not GlobalHydra.instance().is_initialized()
 
@@ -148,14 +149,27 @@ def test_train_raises_the_errors_of_the_command(tmp_path: Path, monkeypatch: pyt
 
 
 def test_loaded_run_has_the_weights_and_metrics(finished_run: Path) -> None:
-    before = random_states()
+    before, environment = random_states(), dict(os.environ)
     run = Run.load(finished_run)
     assert run.evaluate() == {
         name: value for name, value in run.manifest["metrics"].items() if name.startswith("test/")
     }
     assert random_states() == before
+    assert dict(os.environ) == environment
     assert weights_sha256(run.task.state_dict()) == read_manifest(finished_run)["weights_sha256"]
     assert run.model.generate(torch.zeros(2, 1, 56, 56)).shape == (2, 4)
+
+
+def test_run_is_shown_in_one_line(finished_run: Path) -> None:
+    run = Run.load(finished_run)
+    accuracy = f"{run.manifest['metrics']['test/sequence_accuracy']:.4f}"
+    parameters = f"{run.manifest['parameters']:,}"
+    assert repr(run) == (
+        f"Run(task=seq2seq, model=encoder_decoder, parameters={parameters}, test/sequence_accuracy={accuracy}, "
+        f"run_dir={str(finished_run)!r})"
+    )
+    run.manifest = {}
+    assert "test/" not in repr(run)
 
 
 def test_evaluate_command_measures_the_same_metrics(

@@ -100,3 +100,14 @@ def test_samples_show_the_anchor_before_the_images(make_task: Callable[..., Any]
     (sample,) = make_task(Anchor, FixedLogits(torch.tensor([-1.0]))).samples(sequences([[True, False]]), 1)
     assert (sample.image.shape, sample.cols) == ((1, 4, 12), 3)
     assert (sample.target, sample.prediction) == (["there"], ["not there"])
+
+
+def test_samples_mark_the_anchor_and_the_image_with_the_most_attention(make_task: Callable[..., Any]) -> None:
+    batch = sequences([[True, False, False], [False, False, False]])
+    attention = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.2, 0.7]])
+    batch |= {"index": torch.arange(2), "image_ids": torch.zeros(2, 3, dtype=torch.long)}
+    logits = torch.tensor([1.0, -1.0])
+    marks = [sample.marks for sample in make_task(Anchor, FixedAttention(logits, attention)).samples(batch, 2)]
+    assert marks == [{0: "anchor", 2: "looked at"}, {0: "anchor", 3: "looked at"}]
+    marks = [sample.marks for sample in make_task(Anchor, FixedLogits(logits)).samples(batch, 2)]
+    assert marks == [{0: "anchor"}] * 2

@@ -222,7 +222,7 @@ class SwappedArguments(EncoderDecoder):
 
 @pytest.mark.parametrize("model", [Classifier(), nn.Linear(2, 2), nn.Identity(), make_model(SwappedArguments)])
 def test_a_model_with_another_interface_is_refused_in_one_line(model: nn.Module) -> None:
-    with pytest.raises(ConfigError, match=rf"^[^\n]*{type(model).__name__}[^\n]*Seq2Seq[^\n]*\([^\n]*\)$"):
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{type(model).__name__}[^\n]*seq2seq[^\n]*\([^\n]*\)$"):
         make_seq2seq(model)
 
 
@@ -230,7 +230,7 @@ def test_a_model_with_another_interface_is_refused_in_one_line(model: nn.Module)
 def test_a_model_without_an_attribute_that_the_task_reads_is_refused(name: str) -> None:
     model = make_model()
     delattr(model, name)
-    with pytest.raises(ConfigError, match=f"^model=EncoderDecoder does not fit task=Seq2Seq, which reads its {name}$"):
+    with pytest.raises(ConfigError, match=f"^model=encoder_decoder does not fit task=seq2seq, which reads its {name}$"):
         make_seq2seq(model)
 
 

@@ -2,6 +2,8 @@
 
 from patchwork.commands.app import HELP, run_command
 from patchwork.core.errors import ConfigError, PatchworkError
+from patchwork.core.overrides import parse_value
+from patchwork.core.types import PathStr
 
 USAGE = """Check that a model has the properties it claims; the exit code is 1 if a check fails.
 
@@ -31,6 +33,7 @@ def audit(overrides: list[str]) -> None:
     from patchwork.evaluation.audit.size import model_size
     from patchwork.runs.build import build
     from patchwork.runs.compose import compose
+    from patchwork.runs.fitting import check_fit
     from patchwork.runs.manifest import check_dataset
     from patchwork.runs.run import Run
 
@@ -42,6 +45,7 @@ def audit(overrides: list[str]) -> None:
         check_dataset(run.manifest, data)
     else:
         config = compose(overrides)
+        check_fit(config)
         check_config(config)
         data, task = build(config)
         title = f"{type(task).__name__} with {type(task.model).__name__}, untrained"
@@ -49,7 +53,7 @@ def audit(overrides: list[str]) -> None:
     print(f"{title}: {model_size(task, data)}")
     failed = []
     for name, result in run_checks(task, data, trained=run_dir is not None):
-        print(f"  {VERDICTS[result.passed]}  {name:<22} {result.measured:<44} {result.expected}".rstrip())
+        print(f"  {VERDICTS[result.passed]}  {name:<22} {result.measured:<44} {result.expected}".rstrip(), flush=True)
         if result.passed is False:
             failed.append(name)
     if failed:
@@ -62,10 +66,11 @@ def find_run_dir(overrides: list[str]) -> str | None:
     Raises:
         ConfigError: if `run=` is combined with other overrides.
     """
-    run_dirs = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
-    if not run_dirs:
+    runs = [override for override in overrides if override.startswith("run=")]
+    if not runs:
         return None
     for override in overrides:
-        if override != f"run={run_dirs[-1]}":
-            raise ConfigError(f"{override} cannot be combined with run={run_dirs[-1]}, which has its own configuration")
-    return run_dirs[-1]
+        if override != runs[-1]:
+            raise ConfigError(f"{override} cannot be combined with {runs[-1]}, which has its own configuration")
+    run_dir: str = parse_value("run", runs[-1].removeprefix("run="), PathStr)
+    return run_dir

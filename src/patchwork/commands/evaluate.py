@@ -8,6 +8,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from patchwork.commands.app import call_command
 from patchwork.commands.options import check_defaults
+from patchwork.core.schema import choice_name
+from patchwork.core.types import PathStr
 
 
 def command(args: list[str]) -> int:
@@ -16,8 +18,8 @@ def command(args: list[str]) -> int:
 
 def evaluate(
     *,
-    run: Annotated[str, MinLen(1)] | Annotated[list[str], MinLen(1)],
-    classifier: Annotated[str, MinLen(1)] | None = None,
+    run: PathStr | Annotated[list[PathStr], MinLen(1)],
+    classifier: PathStr | None = None,
     num_samples: Annotated[int, Ge(10)] = 10_000,
     temperature: PositiveFloat = 1.0,
     guidance: NonNegativeFloat = 1.0,
@@ -58,7 +60,7 @@ def evaluate(
         return
     loaded = Run.load(run)
     if not isinstance(loaded.task, Pixels):
-        reason = f"applies only to a generative model, and run={run} is a {type(loaded.task).__name__} run"
+        reason = f"applies only to a generative model, and run={run} is of task={choice_name(type(loaded.task))}"
         check_defaults(evaluate, generative_only, reason)
         evaluate_run(loaded)
         return

@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from patchwork.commands.app import call_command
 from patchwork.commands.options import check_defaults
 from patchwork.core.errors import ConfigError
+from patchwork.core.types import PathStr
 
 
 def command(args: list[str]) -> int:
@@ -16,11 +17,11 @@ def command(args: list[str]) -> int:
 
 def generate(
     *,
-    run: str,
+    run: PathStr,
     classes: Annotated[list[NonNegativeInt], MinLen(1)] | None = None,
     prompt: str | int | None = None,
-    inpaint: NonNegativeInt | str | None = None,
-    mask: str | None = None,
+    inpaint: NonNegativeInt | PathStr | None = None,
+    mask: PathStr | None = None,
     num_images: PositiveInt | None = None,
     temperature: PositiveFloat = 1.0,
     top_k: PositiveInt | None = None,

@@ -6,12 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Interval, MinLen
+from annotated_types import Interval
 from pydantic import NonNegativeInt, PositiveInt
 
 from patchwork.commands.app import call_command
 from patchwork.core.atomic import atomic_dir
 from patchwork.core.errors import ConfigError
+from patchwork.core.types import PathStr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ def command(args: list[str]) -> int:
 
 def write_icons(
     *,
-    out: Annotated[str, MinLen(1)],
+    out: PathStr,
     samples_per_class: PositiveInt = 5,
     difficulty: Annotated[float, Interval(ge=0, le=2)] = 1.0,
     seed: NonNegativeInt = 0,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from patchwork.commands.app import call_command
 from patchwork.core.atomic import write_bytes
 from patchwork.core.errors import ConfigError
+from patchwork.core.types import PathStr
 
 if TYPE_CHECKING:
     from patchwork.tasks import Predictions, Task
@@ -21,11 +22,12 @@ def command(args: list[str]) -> int:
     return call_command("predict", predict, args)
 
 
-def predict(*, run: str, out: str, split: Literal["val", "test"] = "test") -> None:
+def predict(*, run: PathStr, out: PathStr, split: Literal["val", "test"] = "test") -> None:
     """Write a run's predictions of a split as a table, one row per sample.
 
     The columns are index (of the sample in the split), image_ids (of the source's images that it is made of), target,
-    prediction, probability (of the prediction) and correct; what a model does not give is empty.
+    prediction, probability (of the prediction) and correct; what a model does not give is empty. A generative model has
+    log_likelihood, in nats, in place of prediction; one without a likelihood has negative_loss.
 
     Args:
         run: a run directory.
@@ -54,11 +56,12 @@ def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, 
     """Yield a row for each sample; a value that the model does not give is None."""
     unknown = [None] * len(predictions)
     target, probability, correct = predictions.target, predictions.probability, predictions.correct
+    is_text = not predictions.prediction.is_floating_point()
     columns = zip(
         predictions.index.tolist(),
         predictions.image_ids.tolist(),
         unknown if target is None else task.format_answers(target),
-        task.format_answers(predictions.prediction),
+        task.format_answers(predictions.prediction) if is_text else map(round_number, predictions.prediction.tolist()),
         unknown if probability is None else probability.tolist(),
         unknown if correct is None else correct.tolist(),
         strict=True,
@@ -68,10 +71,14 @@ def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, 
             "index": index,
             "image_ids": [image_id for image_id in image_ids if image_id >= 0],
             "target": target_text,
-            "prediction": prediction,
-            "probability": None if chosen_probability is None else round(chosen_probability, 6),
+            task.answer_name: prediction,
+            "probability": None if chosen_probability is None else round_number(chosen_probability),
             "correct": is_correct,
         }
+
+
+def round_number(value: float) -> float:
+    return round(value, 6)
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

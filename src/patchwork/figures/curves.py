@@ -41,8 +41,8 @@ def plot_curves(csv_path: Path, *, monitor: str | None = None, mode: str | None 
     """Plot the metrics that a run has logged.
 
     Args:
-        csv_path: table with the columns `epoch, step, lr, train/loss, val/loss, val/<metric> …`, blank where nothing
-            was logged.
+        csv_path: table with the columns `epoch, step, lr (or lr/<group> …), train/loss, val/loss, val/<metric> …`,
+            blank where nothing was logged.
         monitor: column whose best epoch is marked; by default the first metric, or else the first loss.
         mode: "max" or "min", whichever is better; by default "min" for losses and "max" for others.
 
@@ -67,8 +67,9 @@ def plot_curves(csv_path: Path, *, monitor: str | None = None, mode: str | None 
 
 def plot_losses(figure: Figure, columns: dict[str, Series], losses: dict[str, Series], best: Best | None) -> None:
     """Plot the left half: losses above, the learning rate below, over the same steps."""
-    train, rate = columns.get("train/loss"), columns.get("lr")
-    bottom = LOSS_BOTTOM if rate else BOTTOM
+    train = columns.get("train/loss")
+    rates = {name: series for name, series in columns.items() if name == "lr" or name.startswith("lr/")}
+    bottom = LOSS_BOTTOM if rates else BOTTOM
     axes = figure.add_axes((LOSS_LEFT, bottom, LOSS_RIGHT - LOSS_LEFT, TOP - bottom))
     style_axes(axes, "Loss", "loss")
     labels = [plot_training_loss(axes, train)] if train else []
@@ -80,11 +81,11 @@ def plot_losses(figure: Figure, columns: dict[str, Series], losses: dict[str, Se
     if best:
         mark_best(axes, best.step, best, f"loss {best.value:.4g}", LOSS_RIGHT + 0.075)
     scale_losses(axes, concatenate(series.value for series in (*losses.values(), train) if series))
-    set_x_limits(axes, concatenate(series.step for series in (*losses.values(), train, rate) if series))
+    set_x_limits(axes, concatenate(series.step for series in (*losses.values(), train, *rates.values()) if series))
     label_lines(figure, axes, labels)
-    if rate:
+    if rates:
         axes.tick_params(labelbottom=False)
-        axes = plot_learning_rate(figure, axes, rate)
+        axes = plot_learning_rates(figure, axes, rates)
     axes.set_xlabel("step", fontsize=NORMAL, color=TEXT)
 
 
@@ -107,15 +108,20 @@ def scale_losses(axes: Axes, values: np.ndarray) -> None:
         set_log_ticks(axes, values[values > 0])
 
 
-def plot_learning_rate(figure: Figure, loss_axes: Axes, rate: Series) -> Axes:
-    """Plot the learning rate below the losses, and return its axes."""
+def plot_learning_rates(figure: Figure, loss_axes: Axes, rates: dict[str, Series]) -> Axes:
+    """Plot the learning rates of all parameter groups below the losses, and return their axes."""
     axes = figure.add_axes((LOSS_LEFT, BOTTOM, LOSS_RIGHT - LOSS_LEFT, LEARNING_RATE_TOP - BOTTOM), sharex=loss_axes)
     style_axes(axes, "", "")
-    axes.plot(rate.step, rate.value, color=MUTED, lw=1.2, **markers(rate, 2))
-    peak = float(rate.value.max()) or 1.0
-    axes.set_ylim(min(0.0, float(rate.value.min())), peak * 1.12)
+    labels = []
+    for name, rate in rates.items():
+        axes.plot(rate.step, rate.value, color=MUTED, lw=1.2, **markers(rate, 2))
+        label = "learning rate" if len(rates) == 1 else f"{name.removeprefix('lr/')} rate"
+        labels.append(LineLabel(float(rate.value[-1]), label, MUTED))
+    values = concatenate(rate.value for rate in rates.values())
+    peak = float(values.max()) or 1.0
+    axes.set_ylim(min(0.0, float(values.min())), peak * 1.12)
     axes.set_yticks([0.0, peak], ["0", f"{peak:.2g}"])
-    label_lines(figure, axes, [LineLabel(float(rate.value[-1]), "learning rate", MUTED)])
+    label_lines(figure, axes, labels)
     return axes
 
 

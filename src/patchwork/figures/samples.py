@@ -11,12 +11,13 @@ exactly, not resampled.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchwork.figures.labels import CellLabel, cell_labels
-from patchwork.figures.style import DPI, ERROR, FRAME, LARGE, MUTED, SMALL, TEXT, text_width
+from patchwork.figures.style import DPI, ERROR, FRAME, LARGE, MUTED, PALETTE, SMALL, TEXT, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,7 @@ MAX_WIDTH, MAX_CELL_HEIGHT, MAX_COLUMNS = 1300, 240, 12
 ASPECT_RATIO = 2.2  # of the sheet: width / height
 FONT_SIZE, MIN_FONT_SIZE, MIN_INLINE_FONT_SIZE = 10.0, 5.0, 8.0  # points, of captions
 NO_PREDICTION = "∅"
+MARK_COLORS = {"blue": PALETTE[0], "green": PALETTE[2]}  # of marked cells, by their names in the note
 
 
 class Grid(NamedTuple):
@@ -88,11 +90,12 @@ def plot_samples(samples: Sequence[Sample], title: str | None = None) -> Figure:
     labels = [cell_labels(sample) for sample in samples]
     grid = choose_grid(samples)
     captions = fit_captions(samples, labels, grid)
-    has_errors = any(not label.is_correct for cells in labels for label in cells)
-    note = f"red: wrong; the target is {'below' if captions.stacked else 'in brackets'}" if has_errors else ""
+    mark_colors = choose_mark_colors(samples)
+    note = explain(mark_colors, captions, has_errors=any(not label.is_correct for cells in labels for label in cells))
 
     header_height = HEADER_HEIGHT if title else 0
-    row_height = grid.height + captions.height * max(sample.rows for sample in samples) + GAP
+    notes_height = LINE_HEIGHT if any(sample.note for sample in samples) else 0
+    row_height = grid.height + captions.height * max(sample.rows for sample in samples) + notes_height + GAP
     num_rows = math.ceil(len(samples) / grid.columns)
     images_width = grid.columns * (grid.width + GAP) - GAP
     texts_width = round(max(text_width(title or "", LARGE), text_width(note, SMALL)) * DPI)
@@ -108,7 +111,29 @@ def plot_samples(samples: Sequence[Sample], title: str | None = None) -> Figure:
         row, column = divmod(index, grid.columns)
         x, y = MARGIN + column * (grid.width + GAP), MARGIN + header_height + row * row_height
         plot_sample(sheet, x, y, sample, labels[index], captions, captions.lines[index], grid)
+        mark_cells(sheet.figure.axes[-1], sample, mark_colors)
     return sheet.figure
+
+
+def choose_mark_colors(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return the name of a color for each kind of marked cells."""
+    kinds = dict.fromkeys(kind for sample in samples for kind in sample.marks.values())
+    return dict(zip(kinds, itertools.cycle(MARK_COLORS), strict=False))
+
+
+def explain(mark_colors: dict[str, str], captions: Captions, *, has_errors: bool) -> str:
+    """Return the note below the samples."""
+    notes = [f"{color}: {kind}" for kind, color in mark_colors.items()]
+    if has_errors:
+        notes.append(f"red: wrong; the target is {'below' if captions.stacked else 'in brackets'}")
+    return " · ".join(notes)
+
+
+def mark_cells(axes: Axes, sample: Sample, mark_colors: dict[str, str]) -> None:
+    """Outline the marked cells of a sample."""
+    for index, kind in sample.marks.items():
+        row, column = divmod(index, sample.cols)
+        outline_cell(axes, row, column, dx=0.03, dy=0.03, color=MARK_COLORS[mark_colors[kind]], lw=2.0)
 
 
 def choose_grid(samples: Sequence[Sample]) -> Grid:
@@ -135,7 +160,10 @@ def to_sheet_pixels(length: int, zoom: float) -> int:
 
 def fit_captions(samples: Sequence[Sample], labels: list[list[CellLabel]], grid: Grid) -> Captions:
     """Choose captions as large as the narrowest cell allows, with targets below if they do not fit beside."""
-    narrowest = min(grid.width / sample.cols if sample.cols > 1 else grid.width + GAP // 2 for sample in samples)
+    narrowest = min(
+        grid.width / sample.cols if sample.cols > 1 and not has_one_answer(sample) else grid.width + GAP // 2
+        for sample in samples
+    )
     available = narrowest - 8
     inline = [[caption_lines(label, stacked=False) for label in cells] for cells in labels]
     stacked = widest_line(inline, MIN_INLINE_FONT_SIZE) > available
@@ -186,14 +214,22 @@ def plot_sample(
     show_image(axes, sample, interpolation="antialiased" if grid.zoom < 1 else "nearest")
     for index, label in enumerate(labels):
         row, column = divmod(index, sample.cols)
-        if not label.is_correct and len(labels) > 1:
+        if not label.is_correct and len(labels) > 1 and not has_one_answer(sample):
             outline_cell(axes, row, column, dx=2 * sample.cols / width, dy=2 * sample.rows / height)
         color = MUTED if sample.target is None else TEXT if label.is_correct else ERROR
-        center = x + (column + 0.5) * width / sample.cols
+        center = x + (width / 2 if has_one_answer(sample) else (column + 0.5) * width / sample.cols)
         top = y + height + 8 + row * captions.height
         for i, line in enumerate(lines[index]):
             line_y = top + i * captions.line_height
             sheet.write(line, center, line_y, ha="center", va="top", fontsize=captions.font_size, color=color)
+    if sample.note:
+        note_y = y + height + 8 + captions.height * sample.rows
+        sheet.write(sample.note, x + width / 2, note_y, ha="center", va="top", fontsize=SMALL, color=MUTED)
+
+
+def has_one_answer(sample: Sample) -> bool:
+    """Return whether a sample of several cells has one answer for all of them."""
+    return len(sample.prediction) == 1 and sample.rows == 1 and sample.cols > 1
 
 
 def show_image(axes: Axes, sample: Sample, *, interpolation: str) -> None:
@@ -215,9 +251,11 @@ def show_image(axes: Axes, sample: Sample, *, interpolation: str) -> None:
         spine.set(color=FRAME, lw=0.6)
 
 
-def outline_cell(axes: Axes, row: int, column: int, *, dx: float, dy: float) -> None:
-    """Outline a cell in red, just inside its border."""
+def outline_cell(
+    axes: Axes, row: int, column: int, *, dx: float, dy: float, color: str = ERROR, lw: float = 1.2
+) -> None:
+    """Outline a cell just inside its border, by default in red."""
     from matplotlib.patches import Rectangle
 
-    box = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=ERROR, lw=1.2)
+    box = Rectangle((column + dx, row + dy), 1 - 2 * dx, 1 - 2 * dy, fill=False, ec=color, lw=lw)
     axes.add_patch(box)

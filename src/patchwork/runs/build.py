@@ -13,8 +13,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from patchwork.core.errors import ConfigError, PatchworkError, one_line
+from patchwork.core.schema import choice_name
 from patchwork.data import BaseDataModule
+from patchwork.runs.run_dir import choice_names
 from patchwork.tasks import Task
+from patchwork.training.announce import Announcement
 from patchwork.training.checkpointing import Checkpointer
 from patchwork.training.loss_logger import LossLogger
 from patchwork.training.seeding import SeedEveryStep
@@ -37,7 +40,7 @@ def build(config: DictConfig) -> tuple[BaseDataModule, Task]:
         missing = [key for key in task.required_keys if key not in data.batch_keys]
         if missing:
             raise ConfigError(
-                f"data={type(data).__name__} does not fit task={type(task).__name__}: its batches lack "
+                f"data={choice_name(type(data))} does not fit task={choice_name(type(task))}: its batches lack "
                 f"{', '.join(missing)}"
             )
         return data, task
@@ -72,6 +75,7 @@ def instantiate_group(config: DictConfig, group: str) -> list[Any]:
 def build_callbacks(config: DictConfig, timer: RunTimer, checkpointer: Checkpointer) -> list[pl.Callback]:
     """Return all callbacks of a training, in their order."""
     return [
+        Announcement(*choice_names(config)),  # before the bar is drawn
         SeedEveryStep(config.seed),
         timer,
         LossLogger(config.trainer.log_every_n_steps),

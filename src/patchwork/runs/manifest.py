@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ from patchwork.core.cpus import available_cpus
 from patchwork.core.errors import DataError, one_line
 from patchwork.core.rank import is_rank_zero
 from patchwork.data import BaseDataModule
-from patchwork.runs.run_dir import choice_names
+from patchwork.runs.run_dir import MANIFEST_FILE, choice_names
 from patchwork.tasks import Task
 
-MANIFEST_FILE = "manifest.json"
 CHECKOUT = Path(__file__).resolve().parents[3]  # if the package is in one
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 LAUNCH_FACTS = ("command", "commit", "versions", "hardware")  # which may differ each time that a run is resumed
@@ -58,8 +58,10 @@ def make_manifest(
         "task": task_name,
         "model": model_name,
         "seed": config.seed,
+        "started": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
         "dataset": data.source.name,
         "dataset_sha256": data.source.sha256,
+        **({"data_selection": data.selection} if data.selection else {}),
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
         "command": command,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -80,6 +82,7 @@ def merge_manifest(saved: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     if not saved:
         return {**new, "status": "running"}
     session = {key: new[key] for key in LAUNCH_FACTS}
+    new = {key: value for key, value in new.items() if key != "started"}  # which old manifests lack
     return {**new, **saved, "resumed": [*saved.get("resumed", []), session], "status": "running"}
 
 

@@ -18,11 +18,12 @@ from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor, nn
 
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import ConfigError, DataError, one_line
+from patchwork.core.errors import DataError, one_line
+from patchwork.core.progress import Progress
 from patchwork.data import BaseDataModule
 from patchwork.data.base import Batch
-from patchwork.data.image_data import ImageSourceDataModule
 from patchwork.models.protocols import HasFeatures
+from patchwork.runs.own_images import make_own_batch
 from patchwork.tasks import Predictions, Task
 from patchwork.training.checkpoint_io import weights_sha256
 
@@ -60,13 +61,15 @@ def predict(
     task.eval()
     try:
         batches = []
-        for index in range(data.num_batches(split)):
-            batch = to_task(task, data.make_batch(split, (0, index), slice(None)))
-            with record_features(task.model) as features:
-                predictions = predict_batch(task, batch, index, precision)
-            if embeddings and features:
-                predictions = replace(predictions, embedding=features[-1].cpu())
-            batches.append(predictions)
+        with Progress(f"predicting {split}", data.num_batches(split)) as progress:
+            for index in range(data.num_batches(split)):
+                batch = to_task(task, data.make_batch(split, (0, index), slice(None)))
+                with record_features(task.model) as features:
+                    predictions = predict_batch(task, batch, index, precision)
+                if embeddings and features:
+                    predictions = replace(predictions, embedding=features[-1].cpu())
+                batches.append(predictions)
+                progress.advance()
     finally:
         task.train(training)
     return Predictions.concat(batches)
@@ -94,34 +97,41 @@ def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @torch.inference_mode()
 def predict_images(
-    task: Task, data: BaseDataModule, images: np.ndarray | Tensor, *, precision: Precision | None = None
+    task: Task,
+    data: BaseDataModule,
+    images: Any,
+    *,
+    anchor: Any = None,
+    precision: Precision | None = None,
 ) -> Predictions:
-    """Predict single images that are in no data set; the data set of the task is not read.
+    """Predict images of one's own, or sequences of them, that are in no data set; that of the task is not read.
+
+    They are an array, a tensor, a PIL image, or a list of them: integers from 0 to 255, or fractions or truth values
+    from 0 to 1. They are normalized here.
 
     Args:
         task: Task to predict with, in evaluation mode.
         data: Data module of the task, for the size and the normalization of images.
-        images: Images as uint8, (N, height, width) or (N, C, height, width), or one image (height, width).
+        images: Images (N, H, W) or one (H, W), with channels first or last or none. For a task of sequences, (N, T, H,
+            W), or one sequence (T, H, W), or a list of sequences of any lengths.
+        anchor: For a task of anchors, those of the sequences, (N, H, W), or one (H, W) for all of them.
         precision: Precision of the run, see `make_precision`; by default that of the weights.
 
     Returns:
-        Predictions without targets; `index` counts the images.
+        Predictions without targets; `index` counts the samples.
 
     Raises:
-        ConfigError: if the task does not take single images, or images of another size or type.
+        ConfigError: if the task does not predict such images, or they are of another size or range.
     """
-    if not (task.takes_single_images and isinstance(data, ImageSourceDataModule)):
-        raise ConfigError(f"task={type(task).__name__} does not predict single images: predict a split instead")
-    image = torch.as_tensor(images)
-    size = data.image_shape
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim == 3:
-        image = image[:, None]
-    if image.dtype != torch.uint8 or image.shape[1:] != size:
-        found = f"{tuple(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
-        raise ConfigError(f"images are {found} each: task={type(task).__name__} takes {size} of uint8")
-    return predict_batch(task, to_task(task, {"image": data.normalize(image.float())}), 0, precision)
+    batch = make_own_batch(task, data, images, anchor)
+    count, size = len(batch["image"]), data.eval_batch_size
+    chunks = []
+    with Progress("predicting", -(-count // size)) as progress:
+        for start in range(0, count, size):
+            chunk = {name: values[start : start + size] for name, values in batch.items()}
+            chunks.append(predict_batch(task, to_task(task, chunk), 0, precision))
+            progress.advance()
+    return Predictions.concat(chunks)
 
 
 def to_task(task: Task, batch: Batch) -> Batch:

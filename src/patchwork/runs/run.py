@@ -1,10 +1,12 @@
 """A saved run: load it, predict with it, measure it again."""
 
+import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import numpy as np
 from omegaconf import DictConfig
 from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor, nn
@@ -21,15 +23,16 @@ from patchwork.runs.predictions import (
     read_table,
     write_table,
 )
-from patchwork.runs.run_dir import read_config
+from patchwork.runs.run_dir import choice_names, locate_run, read_config, test_result, warn_of_other_checkpoint
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import Predictions
 from patchwork.training.checkpoint_io import BEST, LAST, backup_path, read_latest, weights_sha256
 from patchwork.training.precision import make_precision
+from patchwork.training.progress import EvalProgress
 from patchwork.training.trainer import Trainer, available_accelerators, make_trainer
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run with its best weights, in evaluation mode."""
 
@@ -38,6 +41,13 @@ class Run:
     manifest: dict[str, Any]
     task: Task
     data: BaseDataModule
+
+    def __repr__(self) -> str:
+        task, model = choice_names(self.config)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        result = test_result(self.manifest)
+        measured = "" if result is None else f", {result[0]}={result[1]:.4f}"
+        return f"Run(task={task}, model={model}, parameters={parameters:,}{measured}, run_dir={str(self.run_dir)!r})"
 
     @property
     def model(self) -> nn.Module:
@@ -52,13 +62,19 @@ class Run:
     def load(cls, run_dir: str | Path) -> "Run":
         """Build the run in `run_dir` again; its data is read when it is first used.
 
+        The caller's random states and environment variables stay as they are.
+
+        Args:
+            run_dir: Directory of the run, or a path within it, such as that of a checkpoint.
+
         Raises:
             DataError: if the directory holds no run, or a damaged one.
             ConfigError: if its configuration is not one of this package, as when it names a foreign target.
         """
-        run_dir = Path(run_dir)
+        path, run_dir = run_dir, locate_run(run_dir)
         config = read_config(run_dir)
-        with preserve_rng():
+        warn_of_other_checkpoint(path, run_dir, BEST)
+        with preserve_rng(), patch.dict(os.environ):
             data, task = build(config)
         make_precision(config.trainer.precision, task.device).convert_module(task)
         load_best(task, run_dir)
@@ -85,16 +101,22 @@ class Run:
         write_table(path, predictions, digest)
         return predictions
 
-    def predict(self, images: np.ndarray | Tensor) -> Predictions:
+    def predict(self, images: Any, *, anchor: Any = None) -> Predictions:
         """Predict images of one's own; the data set of the run is not read.
 
         Args:
-            images: Images as uint8, (N, height, width) or one (height, width), of the size that the model takes.
+            images: An array, a tensor, PIL images or a list of them, light on dark, not normalized: integers from 0 to
+                255, or fractions or truth values up to 1. (N, H, W), (N, 1, H, W), (N, H, W, 1) or one (H, W); for
+                sequences (N, T, H, W), one (T, H, W), or a list of sequences of any lengths. Color becomes gray.
+            anchor: The anchors of `task=anchor`, (N, H, W), or one (H, W) for all sequences.
+
+        Returns:
+            A row for each image or sequence, without targets.
 
         Raises:
-            ConfigError: if the task does not take single images, or images of another size.
+            ConfigError: if the task does not take single images, or they are of another size or range.
         """
-        return predict_images(self.task, self.data, images, precision=self.precision)
+        return predict_images(self.task, self.data, images, anchor=anchor, precision=self.precision)
 
     def evaluate(self) -> dict[str, float]:
         """Measure the test split again, and return its metrics by name.
@@ -108,8 +130,8 @@ class Run:
         config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
         if not available_accelerators().get(config.trainer.accelerator):
             config.trainer.accelerator = "auto"
-        with preserve_rng():
-            return run_test(make_trainer(config, []), self.task, self.data)
+        with preserve_rng(), patch.dict(os.environ), warnings.catch_warnings():
+            return run_test(make_trainer(config, [EvalProgress()]), self.task, self.data)
 
 
 def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
@@ -118,18 +140,49 @@ def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
     Raises:
         DataError: if there are none, or they belong to another model.
     """
-    best, last = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / LAST
-    validated = best.exists() or backup_path(best).exists()
-    path = best if validated else last
+    path = best_checkpoint(run_dir)
     checkpoint = read_latest(path)
+    load_weights(task, checkpoint, path)
+    return checkpoint
+
+
+def best_checkpoint(run_dir: Path) -> Path:
+    """Return the path of the best checkpoint of a run, or of the latest if it never validated."""
+    best, last = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / LAST
+    return best if best.exists() or backup_path(best).exists() else last
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights in a checkpoint.
+
+    Raises:
+        DataError: if it is damaged, or holds none.
+    """
+    return weights_of(read_latest(path), path)
+
+
+def weights_of(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the weights that were read from the checkpoint at `path`.
+
+    Raises:
+        DataError: if it holds none.
+    """
     weights = checkpoint.get("state_dict")
-    if not isinstance(weights, dict):
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise DataError(f"checkpoint {path} is damaged or foreign: it has no state_dict")
+    return weights
+
+
+def load_weights(task: Task, checkpoint: dict[str, Any], path: Path) -> None:
+    """Load the weights that were read from the checkpoint at `path`.
+
+    Raises:
+        DataError: if there are none, or they belong to another model.
+    """
     try:
-        task.load_state_dict(weights)
+        task.load_state_dict(weights_of(checkpoint, path))
     except RuntimeError as error:
         raise DataError(f"checkpoint {path} is of another model: {one_line(error)[:200]}") from error
-    return checkpoint
 
 
 def run_test(
@@ -145,7 +198,7 @@ def run_test(
     """
     task.test_predictions = predictions
     try:
-        (metrics,) = trainer.test(task, data, verbose=False)
+        metrics = trainer.test(task, data, verbose=False) or [{}]  # none if trainer.limit_test_batches=0
     finally:
         task.test_predictions = None
-    return {name: round(value, 6) for name, value in metrics.items() if name.startswith("test/")}
+    return {name: round(value, 6) for name, value in metrics[0].items() if name.startswith("test/")}

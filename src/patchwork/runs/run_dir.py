@@ -1,124 +1,85 @@
-"""The directory of a run: name it, make it, find it again."""
+"""The directory of a run: name it, make it, locate it by a path, read its configuration."""
 
 import os
 import re
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from patchwork.core.errors import ConfigError, DataError, PatchworkError, ResourceError, one_line
-from patchwork.core.rank import RUN_DIR, is_rank_zero
-from patchwork.core.schema import check_config, format_value
+from patchwork.core.errors import DataError, PatchworkWarning, ResourceError, one_line
+from patchwork.core.schema import check_config
 
-CONFIG_FILE, LOCK_FILE = "config.yaml", ".lock"
-LAUNCH_KEYS = ("run_dir", "resume")  # which say where a run is and how it was started, but not what it is
-RESUMABLE_OVERRIDES = (
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "checkpoint_every_seconds",
-)
+CONFIG_FILE, MANIFEST_FILE, LOCK_FILE = "config.yaml", "manifest.json", ".lock"
+STAMP = "%Y-%m-%d_%H-%M-%S"  # names the directory of a run
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it, which is ten times as fast
+MAX_DEPTH = 3  # of a file in a run directory, such as generated/0/image.png
 
 
-def find_run(config: DictConfig, overrides: Sequence[str] = ()) -> tuple[DictConfig, Path | None]:
-    """Return the configuration to train, and the directory of the run to resume, or None for a new run.
+def locate_run(path: str | Path) -> Path:
+    """Return the run directory that a path names: itself, or the one that a file or directory within it belongs to.
 
-    Args:
-        config: as it was composed.
-        overrides: those of the command line, most of which are refused when a run is resumed.
-
-    Raises:
-        ConfigError: if `resume`, `run_dir` and the other keys contradict each other.
-        DataError: if there is no run to resume.
+    So a checkpoint names its run. `~` is the home directory. A path that names no run is returned as it is, for the
+    error of whoever reads it.
     """
-    if not is_rank_zero() and RUN_DIR in os.environ:  # rank 0 has decided
-        return read_config(Path(os.environ[RUN_DIR])), Path(os.environ[RUN_DIR])
-    if config.resume not in (None, "auto"):
-        return resumed_config(config, overrides, Path(config.resume)), Path(config.resume)
-    new_config = strip_launch_keys(config)
-    if config.run_dir is None:
-        return new_config, find_matching_run(new_config) if config.resume else None
-    run_dir = Path(config.run_dir)
-    if run_dir.is_file():
-        raise ConfigError(f"run_dir={run_dir} is a file: pass a directory")
-    if not (run_dir / CONFIG_FILE).exists():
-        if (run_dir / "checkpoints").exists():
-            raise ConfigError(f"run_dir={run_dir} holds checkpoints but no {CONFIG_FILE}: pass another directory")
-        return new_config, None
-    if config.resume is None:
-        raise ConfigError(f"run_dir={run_dir} already holds a run: add resume=auto to resume it, or pass another")
-    check_same_config(new_config, run_dir)
-    return new_config, run_dir
+    path = expand_home(path)
+    if exists(path / CONFIG_FILE) or not exists(path):
+        return path
+    above = [*path.parents[:MAX_DEPTH], *path.resolve().parents[:MAX_DEPTH]]
+    return next((parent for parent in above if is_run_dir(parent)), path)
 
 
-def strip_launch_keys(config: DictConfig) -> DictConfig:
-    """Return a configuration with its links resolved, without the keys that say only how the run was started."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return OmegaConf.create({key: value for key, value in values.items() if key not in LAUNCH_KEYS})
+def is_run_dir(path: Path) -> bool:
+    return exists(path / CONFIG_FILE) and (exists(path / MANIFEST_FILE) or exists(path / "checkpoints"))
 
 
-def resumed_config(config: DictConfig, overrides: Sequence[str], run_dir: Path) -> DictConfig:
-    """Return the configuration of the run in `run_dir`, with those overrides that a resumed run may have.
-
-    Raises:
-        ConfigError: if there are others.
-    """
-    saved = read_config(run_dir)
-    for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        if key in RESUMABLE_OVERRIDES:
-            OmegaConf.update(saved, key, OmegaConf.select(config, key))
-        elif key != "resume":
-            raise ConfigError(
-                f"{override} cannot be set when a run is resumed: only {', '.join(RESUMABLE_OVERRIDES)} can; "
-                "start a new run to change anything else"
-            )
-    return saved
+def exists(path: Path) -> bool:
+    return os.path.exists(path)  # unlike Path.exists, it raises nothing for names that cannot be
 
 
-def find_matching_run(config: DictConfig) -> Path | None:
-    """Return the latest run of the same configuration, whatever its devices, or None; damaged runs are skipped."""
-    for path in sorted(runs_root(config).glob(f"*/{CONFIG_FILE}"), reverse=True):
-        try:
-            check_same_config(config, path.parent)
-        except PatchworkError:
-            continue
-        return path.parent
-    return None
+def expand_home(path: str | Path) -> Path:
+    """Return a path with a leading `~` replaced by the home directory, unless something has this very name."""
+    path = Path(path)
+    try:
+        return path if os.path.lexists(path) else path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
 
 
-def check_same_config(config: DictConfig, run_dir: Path) -> None:
-    """Raise a `ConfigError` unless the run in `run_dir` has this configuration, whatever its devices."""
-    requested, saved = flatten(config), flatten(read_config(run_dir))
-    for key in sorted(set(requested) | set(saved)):
-        if requested.get(key) != saved.get(key) and key not in RESUMABLE_OVERRIDES:
-            raise ConfigError(
-                f"{key}={format_value(requested.get(key))} differs from the run in {run_dir}: use "
-                f"{format_value(saved.get(key))}, or another directory"
-            )
+def warn_of_other_checkpoint(path: str | Path, run_dir: Path, used: str) -> None:
+    """Warn if a path names another checkpoint of a run than the one that is used."""
+    path = expand_home(path)
+    if path.suffix == ".ckpt" and path.name != used and exists(run_dir / "checkpoints" / used):
+        warnings.warn(f"{path} names its run, of which {used} is used", PatchworkWarning, stacklevel=2)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:
     """Return the values of a nested mapping by their dotted keys."""
-    if isinstance(node, DictConfig):
+    if isinstance(node, Mapping):
         children = (flatten(value, f"{path}.{name!s}".lstrip(".")) for name, value in node.items())
         return {key: value for values in children for key, value in values.items()}
     return {path: node}
 
 
-def choice_names(config: DictConfig) -> tuple[str, str]:
+def choice_names(config: Mapping[str, Any]) -> tuple[str, str]:
     """Return the names of the task and the model: those of their choices, otherwise those of their classes."""
-    names = (config.get(f"{key}_name") or config[key]._target_.rpartition(".")[2] for key in ("task", "model"))
+    names = (config.get(f"{key}_name") or config[key]["_target_"].rpartition(".")[2] for key in ("task", "model"))
     task, model = (re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() for name in names)
     return task, model
+
+
+def test_result(manifest: dict[str, Any]) -> tuple[str, float] | None:
+    """Return the name and value of a run's test metric, the one that its task monitors; None if it has none yet."""
+    monitor = manifest.get("monitor")
+    name = f"test/{monitor.removeprefix('val/')}" if isinstance(monitor, str) else None
+    value = manifest.get("metrics", {}).get(name)
+    return (name, float(value)) if name is not None and isinstance(value, int | float) else None
 
 
 def runs_root(config: DictConfig) -> Path:
@@ -132,9 +93,9 @@ def make_run_dir(path: str | None, parent: Path) -> Path:
     Raises:
         ResourceError: if it cannot be made.
     """
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = time.strftime(STAMP)
     for attempt in count(1):
-        run_dir = Path(path) if path else parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        run_dir = expand_home(path) if path else parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
         try:
             run_dir.mkdir(parents=True, exist_ok=path is not None)
         except FileExistsError as error:
@@ -148,6 +109,21 @@ def make_run_dir(path: str | None, parent: Path) -> Path:
     raise AssertionError
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the mapping in a YAML file, quickly and without checking it.
+
+    Raises:
+        DataError: if the file cannot be read or holds something else.
+    """
+    try:
+        content = yaml.load(path.read_bytes(), Loader=YAML_LOADER)  # both are safe loaders
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is damaged: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it is not a mapping")
+    return content
+
+
 def read_config(run_dir: Path) -> DictConfig:
     """Read and check the configuration of a run.
 
@@ -157,9 +133,11 @@ def read_config(run_dir: Path) -> DictConfig:
     """
     try:
         config = OmegaConf.load(run_dir / CONFIG_FILE)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.strerror:  # without a reason it is OmegaConf's, about the contents
             reason = f"its {CONFIG_FILE} cannot be read ({error.strerror})"
+            if run_dir.is_file():
+                reason = "it is a file, and in no run directory"
             raise DataError(f"{run_dir} is not a run directory: {reason}") from error
         raise DataError(f"{run_dir / CONFIG_FILE} is damaged: {one_line(error)}") from error
     if not isinstance(config, DictConfig):

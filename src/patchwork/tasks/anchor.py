@@ -4,7 +4,7 @@ Follows the sequence project (anchor), see `docs/references.md`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from patchwork.tasks.base import Sample
 from patchwork.tasks.image_sequence import ImageSequenceTask, concat_horizontally
 from patchwork.tasks.metrics import Accuracy, RunningFraction
 from patchwork.tasks.predictions import Predictions, to_float32
+from patchwork.tasks.summary import summarize_accuracy
 
 
 class MajorityBaseline(RunningFraction):
@@ -145,15 +146,29 @@ class Anchor(ImageSequenceTask):
         yield {**batch, "anchor": batch["anchor"].roll(1, dims=0)}
         yield from changes
 
+    def summary(self, metrics: Mapping[str, float], num_samples: int) -> str:
+        accuracy, baseline = metrics["test/accuracy"], metrics["test/majority_baseline"]
+        what = f"{self.samples_name} {self.solved}"
+        return summarize_accuracy(accuracy, num_samples, what, chance=baseline, guess="always the same answer")
+
     def samples(self, batch: Batch, count: int) -> list[Sample]:
+        """Return sequences after their anchors; the anchor and the image that is attended to most are marked."""
         batch = {name: values[:count] for name, values in batch.items()}
-        preds = self.predict_step(batch, 0).prediction
+        logits, attention = self.locate(batch)
+        preds = self.predictions(batch, logits).prediction
+        peaks = None if attention is None else (attention.argmax(dim=1) + 1).tolist()
         lengths = (batch["mask"].sum(dim=1) + 1).tolist()
         images = concat_horizontally(torch.cat([batch["anchor"][:, None], batch["image"]], dim=1))
         targets, answers = self.format_answers(batch["present"]), self.format_answers(preds)
         return [
-            Sample(image[:, :, : length * image.shape[1]], [target], [answer], cols=length)
-            for image, length, target, answer in zip(images, lengths, targets, answers, strict=True)
+            Sample(
+                image[:, :, : length * image.shape[1]],
+                [target],
+                [answer],
+                cols=length,
+                marks={0: "anchor"} if peaks is None else {0: "anchor", peaks[index]: "looked at"},
+            )
+            for index, (image, length, target, answer) in enumerate(zip(images, lengths, targets, answers, strict=True))
         ]
 
     def format_answers(self, answers: Tensor) -> list[str]:

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -15,8 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from patchwork.core.errors import ConfigError, NumericError
+from patchwork.core.schema import choice_name
 from patchwork.data.base import Batch, Split
 from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.summary import summarize_accuracy
 
 BASE_CHECKS = (
     "batch_independence",
@@ -33,7 +35,8 @@ BASE_CHECKS = (
 class Sample:
     """One prediction to look at: an image and, per cell in reading order, the target and the prediction.
 
-    `target` is None if the sample has none, as a generated image.
+    `target` is None if the sample has none, as a generated image. `marks` name cells that have a part in the answer, and
+    `note` is a remark on the whole sample.
     """
 
     image: Tensor  # (C, height, width), in [0, 1]
@@ -41,6 +44,8 @@ class Sample:
     prediction: Sequence[str]
     rows: int = 1
     cols: int = 1
+    marks: Mapping[int, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def to_unit_range(image: Tensor) -> Tensor:
@@ -84,6 +89,8 @@ class Task(pl.LightningModule):
     model_attributes: ClassVar[tuple[str, ...]] = ()  # what a task reads of its model, besides calling its methods
     checks: ClassVar[tuple[str, ...]] = BASE_CHECKS
     takes_single_images: ClassVar[bool] = True  # whether an image alone can be predicted
+    samples_name: ClassVar[str] = "images"  # what samples are, in the plural
+    solved: ClassVar[str] = "are answered correctly"  # what is said of those that are
     saves_predictions: ClassVar[bool] = True  # whether a run saves its predictions of the test split
     samples_title: ClassVar[str] = "on the test split"  # what `samples` shows, after the name of the task
     class_names: tuple[str, ...] = ()  # as in the data, set by `patchwork.runs.build`; none if classes are numbers
@@ -104,7 +111,7 @@ class Task(pl.LightningModule):
         missing = [name for name in self.model_attributes if not hasattr(model, name)]
         if missing:
             raise ConfigError(
-                f"model={type(model).__name__} does not fit task={type(self).__name__}, "
+                f"model={choice_name(type(model))} does not fit task={choice_name(type(self))}, "
                 f"which reads its {', '.join(missing)}"
             )
         self.model = model
@@ -132,7 +139,7 @@ class Task(pl.LightningModule):
             rest = parameters[len(arguments) :]
             if names != list(arguments) or any(parameter.default is parameter.empty for parameter in rest):
                 raise ConfigError(
-                    f"model={model.__name__} does not fit task={cls.__name__}, "
+                    f"model={choice_name(model)} does not fit task={choice_name(cls)}, "
                     f"which calls {method}({', '.join(arguments)})"
                 )
 
@@ -174,6 +181,28 @@ class Task(pl.LightningModule):
             for image, target, answer in zip(to_unit_range(batch["image"]), targets, answers, strict=True)
         ]
 
+    @property
+    def answer_name(self) -> str:
+        """Return what a prediction is, as the name of its column in a table."""
+        return "prediction"
+
+    def summary(self, metrics: Mapping[str, float], num_samples: int) -> str:
+        """Return the result on the test split in plain words, with what chance gives; empty if there are none.
+
+        Args:
+            metrics: test metrics by name, as `test/accuracy`.
+            num_samples: number of samples tested.
+        """
+        if "test/accuracy" not in metrics:
+            return ""
+        what = f"{self.samples_name} {self.solved}"
+        return summarize_accuracy(metrics["test/accuracy"], num_samples, what, chance=self.chance)
+
+    @property
+    def chance(self) -> float | None:
+        """Return the accuracy of a guess that depends on no image, or None if it is unknown."""
+        return None
+
     def format_answers(self, answers: Tensor) -> list[str]:
         """Return targets or predictions (B, …) in human-readable form."""
         return [str(answer) for answer in answers.tolist()]
@@ -194,7 +223,9 @@ class Task(pl.LightningModule):
         Raises:
             ConfigError: if this task has no probabilities to average.
         """
-        raise ConfigError(f"task={type(self).__name__} evaluates one run at a time: it has no probabilities to average")
+        raise ConfigError(
+            f"task={choice_name(type(self))} evaluates one run at a time: it has no probabilities to average"
+        )
 
     def average_outputs(self, outputs: Tensor) -> Tensor:
         """Average the raw outputs (M, B, …) of M networks to those of their ensemble (B, …).
@@ -275,7 +306,18 @@ class Task(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.step(batch, "train")
         self.loss = loss.detach()
+        if self.trainer.accumulate_grad_batches > 1:
+            loss = loss * self.short_window_factor(batch_idx)
         return loss
+
+    def short_window_factor(self, batch_idx: int) -> float:
+        """Return the factor that makes the loss of an accumulated step a mean over its batches.
+
+        Lightning divides each loss by `accumulate_grad_batches`, but the last step of an epoch may have fewer batches.
+        """
+        accumulated, num_batches = self.trainer.accumulate_grad_batches, int(self.trainer.num_training_batches)
+        first = batch_idx - batch_idx % accumulated
+        return accumulated / min(accumulated, num_batches - first)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.eval_step(batch, "val")
@@ -300,12 +342,14 @@ class Task(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the total norm of the gradients, and stop before a step that would make weights non-finite.
+        """Clip the gradients, by norm or value, and stop before a step that would make weights non-finite.
 
         Raises:
             NumericError: if the norm is infinite or NaN.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or torch.inf)
+        clips_values = gradient_clip_algorithm == "value"
+        max_norm = torch.inf if clips_values else gradient_clip_val or torch.inf
+        norm = nn.utils.clip_grad_norm_(self.parameters(), max_norm)
         if not norm.isfinite():
             raise NumericError(
                 f"the loss is {self.loss.item()} and the gradient norm {norm.item()} at epoch "
@@ -313,3 +357,5 @@ class Task(pl.LightningModule):
                 f"({optimizer.param_groups[0]['lr']:g} now) or "
                 f"trainer.gradient_clip_val ({gradient_clip_val} now); this step was not applied"
             )
+        if clips_values and gradient_clip_val:
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)

@@ -31,6 +31,7 @@ class Classify(Task):
     required_keys: ClassVar = ("image", "label")
     checks: ClassVar = (*BASE_CHECKS, "position_sensitivity")
     averages_log_probs = True
+    solved: ClassVar = "are classified correctly"
 
     def __init__(self, *, num_classes: int, **task: object) -> None:
         self.num_classes = num_classes
@@ -63,6 +64,10 @@ class Classify(Task):
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.num_classes)
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.num_classes
 
     def format_answers(self, answers: Tensor) -> list[str]:
         return self.format_classes(answers)

@@ -40,6 +40,8 @@ class Icons(Task):
     required_keys: ClassVar = ("image", "verb", "tense", "person", "held_out")
     checks: ClassVar = (*BASE_CHECKS, "position_sensitivity")
     averages_log_probs = True
+    samples_name: ClassVar = "icons"
+    solved: ClassVar = "are classified correctly"
 
     def __init__(
         self,
@@ -137,6 +139,10 @@ class Icons(Task):
             others = [other for other in dims if other != dim]
             marginals.append(table.logsumexp(dim=others) if others else table)
         return torch.cat(marginals, dim=1)
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.num_classes
 
     def format_answers(self, answers: Tensor) -> list[str]:
         """Return the names of classes (B,), as in `work infinitive 1sg`."""

@@ -18,6 +18,7 @@ class ImageSequenceTask(Task):
     model_interface: ClassVar = {"forward": ("image", "mask")}
     checks: ClassVar = (*BASE_CHECKS, "padding_invariance", "permutation_invariance")
     takes_single_images: ClassVar = False
+    samples_name: ClassVar = "sequences"
 
     @property
     def order_sensitive(self) -> bool:

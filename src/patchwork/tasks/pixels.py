@@ -4,6 +4,7 @@ Follows the pixel project, see `docs/references.md`.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
 from patchwork.core.errors import ConfigError
+from patchwork.core.schema import choice_name
 from patchwork.core.types import Fraction
 from patchwork.data.base import Batch, Split
 from patchwork.data.rng import make_rng
@@ -76,8 +78,8 @@ class Pixels(AutoregressiveTask):
         self.alignment_weight = alignment_weight
         if missing := missing_members(model):
             raise ConfigError(
-                f"model={type(model).__name__} does not fit task={type(self).__name__}, which needs a generator: "
-                f"it lacks {', '.join(missing)}"
+                f"model={choice_name(type(model))} does not fit task={choice_name(type(self))}, which needs a "
+                f"generator: it lacks {', '.join(missing)}"
             )
         super().__init__(model=model, **task)
         if prompt_prob and not self.generator.has_text_encoder:
@@ -203,6 +205,22 @@ class Pixels(AutoregressiveTask):
         return self.token_generator.detokenize(patches).to(batch["image"].dtype)
 
     # --- display ---
+
+    def summary(self, metrics: Mapping[str, float], num_samples: int) -> str:
+        name = next((f"test/{name}" for name in ("nll", "class_nll") if f"test/{name}" in metrics), None)
+        if name is None:
+            return "no likelihood: look at the generated images, or score them with `patchwork evaluate`"
+        bound = "at most " if self.generator.likelihood == "bound" else ""
+        given = ", given their class" if name == "test/class_nll" else ""
+        bits, uniform = metrics["test/bits_per_pixel"], math.log2(self.generator.num_levels)
+        return (
+            f"{num_samples:,} test images take {bound}{metrics[name]:.2f} nats each to describe{given}: "
+            f"{bits:.4f} bits per pixel, where guessing takes {uniform:g}; less is better"
+        )
+
+    @property
+    def answer_name(self) -> str:
+        return "negative_loss" if self.generator.likelihood is None else "log_likelihood"
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         """Generate images of the first classes in turn."""

@@ -7,6 +7,7 @@ Follows the grid project and the ViT project, see `docs/references.md`.
 """
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, cast
 
 import torch
@@ -22,6 +23,7 @@ from patchwork.tasks.autoregressive import AutoregressiveTask
 from patchwork.tasks.base import BASE_CHECKS, Sample, to_unit_range
 from patchwork.tasks.metrics import Accuracy, RunningFraction
 from patchwork.tasks.predictions import Predictions, log_softmax
+from patchwork.tasks.summary import summarize_accuracy
 
 
 class DigitAccuracy(RunningFraction):
@@ -64,6 +66,8 @@ class Seq2Seq(AutoregressiveTask):
         "make_caches": ("memory", "length"),
     }
     model_attributes: ClassVar = ("rows", "cols", "bos_id", "eos_id")
+    samples_name: ClassVar = "grids"
+    solved: ClassVar = "are read without an error"
     checks: ClassVar = (*BASE_CHECKS, "position_sensitivity", "causality", "kv_cache_equivalence")
 
     def build_metrics(self) -> dict[str, Metric]:
@@ -137,6 +141,15 @@ class Seq2Seq(AutoregressiveTask):
         return torch.cat([self.model.decode(memory, token, caches) for token in inputs], dim=1)  # (B, T, V)
 
     # --- display ---
+
+    def summary(self, metrics: Mapping[str, float], num_samples: int) -> str:
+        accuracy = metrics["test/sequence_accuracy"]
+        return summarize_accuracy(accuracy, num_samples, f"{self.samples_name} {self.solved}", chance=self.chance)
+
+    @property
+    def chance(self) -> float:
+        num_classes = self.model.bos_id  # whose id follows theirs
+        return num_classes ** -(self.model.rows * self.model.cols)
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         batch = {name: values[:count] for name, values in batch.items()}

@@ -7,6 +7,7 @@
 Follows the sequence project (sum), see `docs/references.md`.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from patchwork.tasks.base import Sample
 from patchwork.tasks.image_sequence import ImageSequenceTask, concat_horizontally
 from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
 from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.summary import summarize_accuracy
 
 
 class Sum(ImageSequenceTask):
@@ -41,6 +43,7 @@ class Sum(ImageSequenceTask):
 
     required_keys: ClassVar = ("image", "mask", "digits")
     averages_log_probs = True  # of a model that predicts distributions
+    solved: ClassVar = "are added up correctly"
 
     def __init__(self, *, num_classes: int, max_length: int, test_lengths: list[int], **task: object) -> None:
         self.num_classes = num_classes
@@ -120,6 +123,19 @@ class Sum(ImageSequenceTask):
 
     def outputs_from_log_probs(self, log_probs: Tensor) -> Tensor:
         return log_probs
+
+    def summary(self, metrics: Mapping[str, float], num_samples: int) -> str:
+        accuracy, what = metrics["test/accuracy"], f"{self.samples_name} {self.solved}"
+        return summarize_accuracy(
+            accuracy, num_samples, what, chance=self.chance, guess="the likeliest sum for the length"
+        )
+
+    @property
+    def chance(self) -> float:
+        """Return the accuracy of the likeliest sum of as many uniform digits, over uniform lengths."""
+        digit = torch.full((1, 1, self.num_classes), 1 / self.num_classes)
+        lengths = range(1, self.max_length + 1)
+        return sum(float(convolve_distributions(digit.expand(1, n, -1)).max()) for n in lengths) / self.max_length
 
     def samples(self, batch: Batch, count: int) -> list[Sample]:
         batch = {name: values[:count] for name, values in batch.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from patchwork.core.progress import Progress
 from patchwork.data import BaseDataModule
 from patchwork.evaluation.audit.base import AuditContext, CheckResult
 from patchwork.evaluation.audit.data import split_leakage
@@ -52,4 +53,6 @@ def run_checks(task: Task, data: BaseDataModule, *, trained: bool = False) -> It
     """
     context = AuditContext.from_task(task, data, trained=trained)
     for name in task.checks:
-        yield name, CHECKS[name](context)
+        with Progress(f"checking {name}"):
+            result = CHECKS[name](context)
+        yield name, result

@@ -12,6 +12,7 @@ from torch import nn
 from patchwork.core.atomic import write_bytes
 from patchwork.core.errors import ConfigError
 from patchwork.core.malloc import tune_malloc
+from patchwork.core.progress import Progress, with_progress
 from patchwork.data import PixelsDataModule
 from patchwork.evaluation.scorecard.base import HEADER, ReferenceImages, Score, generate_images
 from patchwork.evaluation.scorecard.cas import classification_accuracy_score
@@ -64,21 +65,26 @@ class Scorecard:
         generator = task.generator
         real = ReferenceImages.from_data(cast(PixelsDataModule, self.run.data))
         yield Score("parameters", count_parameters(task.model), None, "of the generator")
-        yield from likelihood_scores(
+        likelihoods = likelihood_scores(
             generator, real, unconditional=bool(task.uncond_prob), class_conditional=task.class_conditional
         )
-        yield from speed_scores(generator, self.options)
+        yield from with_progress(f"likelihood of {len(real.test['label']):,} test images", likelihoods)
+        yield from speed_scores(generator, self.options)  # without a thread beside what is timed
         if task.class_conditional:
             label = torch.arange(self.num_samples) % generator.num_classes
-            generated = generate_images(generator, label, "scorecard", options=self.options)
-            yield from memorization_scores(generated, real)
+            with Progress(f"generating {self.num_samples:,} images"):
+                generated = generate_images(generator, label, "scorecard", options=self.options)
+            yield from with_progress("nearest training images", memorization_scores(generated, real))
             if self.classifier is not None:
                 features = FeatureClassifier.from_run(self.classifier, real.num_levels)
-                yield from classifier_scores(features, generated, label, real)
-                yield classification_accuracy_score(self.classifier, generated, label, real)
+                scores = classifier_scores(features, generated, label, real)
+                yield from with_progress("predictions and features of the classifier", scores)
+                with Progress("training a classifier on generated images, and one on real ones"):
+                    score = classification_accuracy_score(self.classifier, generated, label, real)
+                yield score
         if self.classifier is not None and generator.has_text_encoder:
             features = FeatureClassifier.from_run(self.classifier, real.num_levels)
-            yield from prompt_scores(features, generator, self.options)
+            yield from with_progress("generating by prompts", prompt_scores(features, generator, self.options))
 
     def write(self) -> None:
         """Print the scores line by line, and save them in the run directory after each."""

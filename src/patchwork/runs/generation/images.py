@@ -1,9 +1,11 @@
 """Generate whole images of classes or of a text prompt."""
 
-import shutil
+import math
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchwork.core.errors import ConfigError, ResourceError
+from patchwork.core.errors import ConfigError, PatchworkWarning
 from patchwork.core.malloc import tune_malloc
+from patchwork.core.progress import Progress
+from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.data.prompts import parse_prompt
 from patchwork.data.rng import make_rng
 from patchwork.figures.braille import braille, supports_unicode
-from patchwork.figures.sheet import contact_sheet
+from patchwork.figures.sheet import labeled_sheet
 from patchwork.models.generator import Generator, SamplingOptions
 from patchwork.runs.generation.base import check_classes, load_generator, repeat_to, save_results
 from patchwork.runs.run import Run
 from patchwork.tasks import Pixels
 
+MAX_FRAMES = 64  # of the animation
 FRAME_MS, LAST_FRAME_MS = 60, 2000  # how long the animation shows a frame, and the last one
 
 
@@ -71,10 +76,13 @@ def generate_images(run: Run, request: ImageRequest, *, stream: bool) -> None:
     images = generator.sample(label, rng, prompt=prompt, options=request.options)
     if stream:
         images = print_stream(images, generator.num_levels)
-    frames = [image.byte() for image in images]
+    with nullcontext() if stream else Progress(f"generating {request.num_images} images"):
+        frames = [image.byte() for image in images]
     seconds = time.perf_counter() - start
     manifest["seconds"] = round(seconds, 3)
-    path = save_results(run, partial(save_images, frames, target, generator.num_levels), manifest)
+    names, title = task.format_classes(target), "" if request.prompt is None else f"“{request.prompt}”"
+    save = partial(save_images, frames, target, names, title, generator.num_levels)
+    path = save_results(run, save, manifest)
     print(f"{request.num_images} images in {seconds:.2f} s, saved in {path}")
 
 
@@ -112,26 +120,32 @@ def read_prompt(prompt: str, generator: Generator) -> tuple[Tensor, int]:
 def print_stream(images: Iterator[Tensor], num_levels: int) -> Iterator[Tensor]:
     """Pass images on, and print as many of them in Braille as fit on a line of the terminal, in place.
 
-    Raises:
-        ResourceError: if stdout cannot encode Braille.
+    Where stdout cannot encode Braille they are passed on alone.
     """
     if not supports_unicode():
-        raise ResourceError("stream=true needs a terminal that shows Braille: set PYTHONIOENCODING=utf-8")
-    is_terminal, start, lines = sys.stdout.isatty(), time.perf_counter(), []
+        message = "stream=true shows nothing here, as this terminal has no Braille: set PYTHONIOENCODING=utf-8"
+        warnings.warn(message, PatchworkWarning, stacklevel=2)
+        yield from images
+        return
+    on_terminal, start, lines = is_terminal(sys.stdout), time.perf_counter(), []
     for step, image in enumerate(images, start=1):
         yield image
-        columns = shutil.get_terminal_size().columns // (image.shape[-1] // 2 + 1)
+        columns = terminal_width() // (image.shape[-1] // 2 + 1)
         pictures = braille(image[: max(1, columns), 0] / (num_levels - 1))
         lines = [" ".join(parts) for parts in zip(*pictures, strict=True)]
-        if is_terminal:
+        if on_terminal:
             speed = f"{step / (time.perf_counter() - start):,.0f} steps per second"
             print("\n".join([*lines, speed]), end=f"\x1b[{len(lines)}A\r", flush=True)  # cursor back to the first line
-    print("\n" * len(lines) if is_terminal else "\n".join(lines))
+    print("\n" * len(lines) if on_terminal else "\n".join(lines))
 
 
-def save_images(frames: list[Tensor], label: Tensor, num_levels: int, directory: Path) -> None:
-    """Write the last of the frames (n, 1, height, width) as a contact sheet and arrays, all of them as an animation."""
-    sheets = [contact_sheet(frame * (255 // (num_levels - 1))) for frame in frames]
+def save_images(
+    frames: list[Tensor], label: Tensor, names: list[str], title: str, num_levels: int, directory: Path
+) -> None:
+    """Write the last of the frames (n, 1, height, width) as a labeled sheet and arrays, and some as an animation."""
+    step = math.ceil(len(frames) / MAX_FRAMES)
+    frames = frames[-1::-step][::-1]  # the last one is kept
+    sheets = [labeled_sheet(frame * (255 // (num_levels - 1)), names, title=title) for frame in frames]
     sheets[-1].save(directory / "sheet.png")
     durations = [FRAME_MS] * (len(sheets) - 1) + [LAST_FRAME_MS]
     sheets[0].save(directory / "generation.gif", save_all=True, append_images=sheets[1:], duration=durations, loop=0)

@@ -8,14 +8,15 @@ from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from patchwork.core.errors import ConfigError, DataError
+from patchwork.core.errors import ConfigError
 from patchwork.core.malloc import tune_malloc
+from patchwork.core.progress import Progress
 from patchwork.data import PixelsDataModule
+from patchwork.data.image_files import read_image
 from patchwork.data.rng import make_rng
-from patchwork.figures.sheet import GRAY, contact_sheet
+from patchwork.figures.sheet import GRAY, labeled_sheet
 from patchwork.models.generator import Generator, InpaintingGenerator
 from patchwork.runs.generation.base import check_classes, load_generator, repeat_to, save_results
 from patchwork.runs.manifest import check_dataset
@@ -24,7 +25,6 @@ from patchwork.tasks import Pixels
 
 MASKS = ("bottom", "right", "box")
 THRESHOLD = 128  # brightness of a pixel that is white, in image files
-SHEET_COLUMNS = 10
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,13 @@ def inpaint_image(run: Run, request: InpaintRequest) -> None:
     known = ~load_mask(request.mask, generator.image_size)
     label = torch.tensor(repeat_to(request.classes or [generator.null_class], request.num_images))
     rng = make_rng("complete", request.seed)
-    completions = generator.inpaint(image, known, label, rng, num_particles=request.particles)
+    with Progress(f"generating {request.num_images} completions"):
+        completions = generator.inpaint(image, known, label, rng, num_particles=request.particles)
     seconds = time.perf_counter() - start
     manifest = {**asdict(request), "seconds": round(seconds, 3)}
-    path = save_results(run, partial(save_completions, image, known, completions, generator.num_levels), manifest)
+    names = ["completed"] * len(label) if request.classes is None else task.format_classes(label)
+    save = partial(save_completions, image, known, completions, names, generator.num_levels)
+    path = save_results(run, save, manifest)
     print(f"{request.num_images} completions in {seconds:.2f} s, saved in {path}")
 
 
@@ -88,7 +91,7 @@ def check_request(run: Run, task: Pixels, generator: Generator, request: Inpaint
 def load_target_image(inpaint: int | str, run: Run, generator: Generator) -> Tensor:
     """Return the image (1, height, width) to complete, with values from 0 to `num_levels - 1`."""
     if isinstance(inpaint, str):
-        pixels = read_image("inpaint", inpaint, generator.image_size)
+        pixels = read_pixels("inpaint", inpaint, generator.image_size, find_polarity=True)
         return (pixels >= THRESHOLD).float()[None] if generator.num_levels == 2 else pixels[None].float()
     data = cast(PixelsDataModule, run.data)
     data.prepare_data()
@@ -104,7 +107,7 @@ def load_mask(mask: str, size: int) -> Tensor:
     if mask not in MASKS:
         if not Path(mask).exists():
             raise ConfigError(f"mask={mask} does not exist: use {', '.join(MASKS)} or a file that is white there")
-        white = read_image("mask", mask, size) >= THRESHOLD
+        white = read_pixels("mask", mask, size, find_polarity=False) >= THRESHOLD
         if not white.any():
             raise ConfigError(f"mask={mask} has no white pixel: there is nothing to generate")
         return white
@@ -117,24 +120,22 @@ def load_mask(mask: str, size: int) -> Tensor:
     return (row >= margin) & (row < size - margin) & (col >= margin) & (col < size - margin)
 
 
-def read_image(key: str, path: str, size: int) -> Tensor:
-    """Read a grayscale image (size, size) with values from 0 to 255; `key` is the option that names it."""
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(file.convert("L"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{key}={path} cannot be read as an image: {error}") from error
-    if pixels.shape != (size, size):
-        raise DataError(f"{key}={path} has {pixels.shape[1]}×{pixels.shape[0]} pixels: it must have {size}×{size}")
-    return torch.from_numpy(pixels)
+def read_pixels(key: str, path: str, size: int, *, find_polarity: bool) -> Tensor:
+    """Read an image file (size, size) with values from 0 to 255, and print what was done to it."""
+    image = read_image(path, key=key, size=size, find_polarity=find_polarity)
+    for note in image.notes:
+        print(f"{key}={path}: {note}")
+    return image.pixels
 
 
-def save_completions(image: Tensor, known: Tensor, completions: Tensor, num_levels: int, directory: Path) -> None:
-    """Write an image (1, height, width), its known part and its completions (n, 1, height, width)."""
+def save_completions(
+    image: Tensor, known: Tensor, completions: Tensor, names: list[str], num_levels: int, directory: Path
+) -> None:
+    """Write an image (1, height, width), its known part and its completions (n, 1, height, width) of named classes."""
     brightness = 255 // (num_levels - 1)
     masked = torch.where(known, image * brightness, GRAY)
     images = torch.stack([image * brightness, masked, *(completions * brightness)]).byte()
-    contact_sheet(images, columns=SHEET_COLUMNS).save(directory / "sheet.png")
+    labeled_sheet(images, ["image, known part"] * 2 + names).save(directory / "sheet.png")
     np.savez_compressed(
         directory / "images.npz",
         images=completions.byte().numpy(),
