@@ -132,6 +132,15 @@ def test_overfit_one_batch_repeats_the_first_training_batch_only() -> None:
     assert read(data, "val") == read(counting(), "val")
 
 
+def test_repeated_batches_are_those_of_the_first_epoch() -> None:
+    data = attached(counting())
+    data.trainer.repeats_batches = True
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(3)
+    assert [batch["sample"].tolist() for batch in loader] == read(counting(), "train")
+    assert read(data, "val") == read(counting(), "val")
+
+
 def test_making_batches_leaves_the_global_random_state_alone() -> None:
     data = counting()
     torch.manual_seed(3)

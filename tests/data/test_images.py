@@ -16,7 +16,7 @@ from data_helpers import (
     to_ids,
 )
 
-from patchwork.core.errors import ConfigError
+from patchwork.core.errors import ConfigError, PatchworkWarning
 from patchwork.data import ImagesDataModule, RandomAffineElastic
 from patchwork.data.base import Split
 from patchwork.data.sources import UCI, FashionMNIST
@@ -126,3 +126,12 @@ def test_color_images_keep_their_channels() -> None:
 def test_channels_that_the_source_does_not_have_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"data\.in_channels=3.*use 1.*dataset=numbered"):
         images(in_channels=3)
+
+
+def test_classes_that_are_left_out_are_said() -> None:
+    with pytest.warns(PatchworkWarning) as warnings:
+        data = images(num_classes=2)
+    total = len(data.source.train.labels)
+    expected = f"data.num_classes=2 keeps only 0, 1: {len(data.splits['train'].labels)} of {total} training images"
+    assert str(warnings[0].message) == data.selection == expected
+    assert images().selection == ""

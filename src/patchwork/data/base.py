@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from patchwork.core.errors import ConfigError
+from patchwork.core.signals import leave_signals_to_parent
 from patchwork.data.rng import make_rng
 from patchwork.data.sources.base import ImageSource
 
@@ -92,6 +93,7 @@ class BaseDataModule(pl.LightningDataModule):
 
     batch_keys: tuple[str, ...]  # what every batch holds
     source: ImageSource  # once it is loaded
+    selection: str = ""  # which of its images are used, if not all
 
     def __init__(
         self,
@@ -142,6 +144,11 @@ class BaseDataModule(pl.LightningDataModule):
             return self.num_samples["train"] // self.batch_size
         return -(-self.num_samples[split] // self.eval_batch_size)
 
+    @property
+    def repeats_batches(self) -> bool:
+        """Return whether all epochs have the batches of the first one, as `trainer.overfit_batches` says."""
+        return getattr(self.trainer, "repeats_batches", False)
+
     def shard(self) -> slice:
         """Return which samples of each batch are this rank's."""
         return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(0, None, 1)
@@ -165,7 +172,13 @@ class BaseDataModule(pl.LightningDataModule):
         self.setup("")
         sampler = BatchIndexSampler(self.num_batches(split), **(self.resume_position if split == "train" else {}))
         dataset = BatchDataset(self, split, self.shard())
-        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_parent,
+        )
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and index of the next training batch; Lightning saves at the end of a batch or an epoch."""
@@ -194,6 +207,10 @@ class BatchDataset(Dataset[Batch]):
     def __init__(self, data: BaseDataModule, split: Split, shard: slice) -> None:
         self.data, self.split, self.shard = data, split, shard
         self.first_only = data.overfit_one_batch and split == "train"
+        self.first_epoch_only = data.repeats_batches and split == "train"
 
     def __getitem__(self, batch_index: BatchIndex) -> Batch:
-        return self.data.make_batch(self.split, (0, 0) if self.first_only else batch_index, self.shard)
+        epoch, index = batch_index
+        if self.first_only or self.first_epoch_only:
+            epoch, index = 0, 0 if self.first_only else index
+        return self.data.make_batch(self.split, (epoch, index), self.shard)

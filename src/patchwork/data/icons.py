@@ -17,10 +17,12 @@ class IconsDataModule(ImagesDataModule):
     their combination was held out of training.
 
     Args:
-        num_outputs: outputs of the model, which its configuration refers to, see
-            `patchwork.data.sources.icons.num_logits`.
-        samples_per_epoch: icons in an epoch, see `ImagesDataModule`.
-        samples_per_class: see `patchwork.data.sources.icons.Icons`, as for `difficulty` and `holdout`.
+        num_outputs: outputs of the model, which follow from the task's label and head.
+        samples_per_epoch: training icons in an epoch.
+        samples_per_class: icons of each of the 300 combinations of verb, tense and person, in training and test
+            together; a multiple of 5.
+        difficulty: how much icons vary and how much of them is hidden; beyond 1 pixels lose their color, too.
+        holdout: `combinations` keeps one combination in five out of training and validation.
     """
 
     batch_keys = ("image", "verb", "tense", "person", "held_out")

@@ -1,5 +1,6 @@
 """Base class of data modules over an image source: the source, its splits, augmentation and normalization."""
 
+import warnings
 from abc import abstractmethod
 from typing import Annotated, Literal
 
@@ -8,9 +9,9 @@ from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchwork.core.errors import ConfigError
+from patchwork.core.errors import ConfigError, PatchworkWarning
 from patchwork.data.base import BaseDataModule, Batch, Split
-from patchwork.data.sources.base import ImageSourceConfig, LabeledImages, normalize_pixels
+from patchwork.data.sources.base import ImageSource, ImageSourceConfig, LabeledImages, normalize_pixels
 from patchwork.data.transforms import RandomAffineElastic
 
 
@@ -22,7 +23,7 @@ class ImageSourceDataModule(BaseDataModule):
 
     Args:
         dataset: the configured source of images.
-        num_classes: classes below this number are used.
+        num_classes: the first classes, which alone are used: with 2, of digits only 0 and 1, which a warning says.
         in_channels: channels of an image, as the source has.
         augment: random transform applied to each training image independently, or null.
     """
@@ -79,11 +80,22 @@ class ImageSourceDataModule(BaseDataModule):
         source_splits: dict[Split, LabeledImages] = {"train": source.train, "val": source.val, "test": source.test}
         self.splits = {split: self.filter_and_resize(images) for split, images in source_splits.items()}
         self.source = source
+        self.selection = self.describe_selection(source)
+        if self.selection:
+            warnings.warn(self.selection, PatchworkWarning, stacklevel=2)
         self.build_eval_samples()
 
     @abstractmethod
     def build_eval_samples(self) -> None:
         """Sample what validation and test consist of, once the source is loaded."""
+
+    def describe_selection(self, source: ImageSource) -> str:
+        """Return which images `num_classes` leaves out, in one line; empty if it leaves out none."""
+        kept, total = len(self.splits["train"].labels), len(source.train.labels)
+        if kept == total:
+            return ""
+        names = ", ".join(self.class_names)
+        return f"data.num_classes={self.num_classes} keeps only {names}: {kept:,} of {total:,} training images"
 
     def source_images(self, split: Split) -> Tensor:
         return self.splits[split].images

@@ -24,6 +24,7 @@ from source_helpers import (
 )
 
 from patchwork.core.errors import DataError
+from patchwork.data.sources import idx
 from patchwork.data.sources.auto import Auto
 from patchwork.data.sources.mnist import MNIST
 
@@ -43,6 +44,38 @@ def test_every_container_gives_the_same_images(
     assert other.test.images.numpy().tobytes() == contents["t10k-images-idx3-ubyte"][16:]
 
 
+def test_far_too_large_file_is_not_read_to_its_end(
+    world: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idx, "MAX_BYTES", 50_000)
+    assert max(map(len, contents.values())) < idx.MAX_BYTES
+    write_gzip(world / "data/mnist", {**contents, "t10k-labels-idx1-ubyte": bytes(50_001)})
+    assert "more than 50,000 bytes" in raises_one_line(DataError, MNIST(validation=7).load)
+
+
+def test_swapped_files_are_recognized(world: Path, contents: dict[str, bytes]) -> None:
+    swapped = dict(zip(contents, [*contents.values()][2:] + [*contents.values()][:2], strict=True))
+    write_idx(world / "data/mnist", swapped)
+    assert "it is t10k-images-idx3-ubyte of MNIST" in raises_one_line(DataError, MNIST(validation=7).load)
+    write_idx(world / "data/mnist", dict(zip(contents, [*contents.values()][::-1], strict=True)))
+    assert "it is t10k-labels-idx1-ubyte of MNIST" in raises_one_line(DataError, MNIST(validation=7).load)
+
+
+def test_other_images_in_the_format_need_verify_false(world: Path, contents: dict[str, bytes]) -> None:
+    name = "train-images-idx3-ubyte"
+    other = {**contents, name: contents[name][:-1] + bytes([contents[name][-1] ^ 1])}
+    write_idx(world / "data/mnist", other)
+    assert "dataset.verify=false" in raises_one_line(DataError, MNIST(validation=7).load)
+    assert MNIST(validation=7, verify=False).load().name == "unverified-mnist"
+    labels = contents["t10k-labels-idx1-ubyte"]
+    write_idx(world / "data/mnist", {"t10k-labels-idx1-ubyte": labels[:-1] + b"\x0a"})
+    message = raises_one_line(DataError, MNIST(validation=7, verify=False).load)
+    assert "label 10: expected 0 to 9" in message
+    short = labels[:7] + bytes([labels[7] - 1]) + labels[8:-1]
+    write_idx(world / "data/mnist", {"t10k-labels-idx1-ubyte": short})
+    assert "13 test images, but 12 labels" in raises_one_line(DataError, MNIST(validation=7, verify=False).load)
+
+
 def test_raw_file_takes_precedence_over_its_gzip(world: Path, contents: dict[str, bytes]) -> None:
     write_idx(world / "data/mnist", contents)
     write_gzip(world / "data/mnist", dict.fromkeys(contents, b"never read"))
@@ -60,7 +93,11 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "too short": (lambda c: c[:-1], "size in bytes is"),
     "too long": (lambda c: c + b"\0", "size in bytes is"),
     "wrong count": (lambda c: c[:4] + b"\xff\xff\xff\xff" + c[8:], "size in bytes is"),
-    "no content": (lambda c: b"", "magic number is missing"),
+    "no content": (lambda c: b"", "the file is empty"),
+    "web page": (lambda c: gzip.compress(b"\n<!DOCTYPE html>"), "the file is a web page"),
+    "pointer": (lambda c: b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n", "git lfs pull"),
+    "compressed twice": (lambda c: gzip.compress(gzip.compress(c)), "compressed twice"),
+    "archive": (lambda c: b"PK\x03\x04" + c, "a zip archive"),
     "half a header": (lambda c: c[:6], "header is"),
     "wrong content": (lambda c: c[:-1] + bytes([c[-1] ^ 1]), "MD5 of the content is"),
 }
@@ -107,7 +144,7 @@ def test_file_that_cannot_be_read_is_reported(world: Path, contents: dict[str, b
     write_idx(world / "data/mnist", contents)
     path = world / "data/mnist/train-labels-idx1-ubyte"
     path.unlink()
-    path.mkdir()
+    path.symlink_to(path)
     assert f"{path} cannot be read" in raises_one_line(DataError, MNIST(validation=7).load)
 
 

@@ -23,8 +23,9 @@ from patchwork.core.errors import ConfigError, DataError
 from patchwork.data.sources import idx_source
 from patchwork.data.sources.auto import Auto
 from patchwork.data.sources.fashion import FashionMNIST
-from patchwork.data.sources.idx import NotFoundError, missing_files, parquet_files, read_parquet
+from patchwork.data.sources.idx import NotFoundError, read_parquet
 from patchwork.data.sources.idx_source import IdxSource
+from patchwork.data.sources.locate import missing_files, parquet_files
 from patchwork.data.sources.mnist import MNIST
 
 search_roots = idx_source.search_roots  # as it is before `world` replaces it
@@ -207,8 +208,9 @@ def test_absence_says_where_it_was_searched_for_and_what_to_do(
     name, variable = source.dataset.name, source.dataset.variable
     for download in (False, True):
         message = raises_one_line(NotFoundError, source(download=download).load)
-        expected = (world / "data" / name, world / "../shared/data" / name, variable, "dataset.root")
+        expected = (world / "data" / name, variable, "dataset.root")
         assert all(str(text) in message for text in (*expected, source.dataset.title))
+        assert "shared" not in message  # it does not exist
     assert not any((world / "data").rglob("*"))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from patchwork.core.errors import DataError, ResourceError
+from patchwork.core.terminal import is_terminal
 from patchwork.data.sources.idx import IdxDataset, NotFoundError, parse_idx, read_file
 
 REQUEST_TIMEOUT = (3.0, 10.0)  # seconds to connect, and to wait for the next bytes
@@ -43,7 +44,7 @@ def fetch(dataset: IdxDataset, name: str, directory: Path) -> Path:
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    terminal = sys.stderr.isatty()
+    terminal = is_terminal(sys.stderr)
     http = pooch.HTTPDownloader(terminal, 1 << 16, timeout=REQUEST_TIMEOUT, headers={"Accept-Encoding": "identity"})
 
     def checked(url: str, path: str, _: object) -> None:

@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ import numpy as np
 from patchwork.core.errors import DataError
 
 SIDE = 28  # pixels of an image's side
+NUM_CLASSES = 10
+MAX_BYTES = 1 << 26  # of an uncompressed IDX file; the largest of MNIST has 47 MB
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -45,65 +49,22 @@ class NotFoundError(DataError):
     """A data set is neither on this machine nor can be downloaded."""
 
 
-# --- which files a directory holds -----------------------------------------------------------------------------------
-
-
-def missing_files(dataset: IdxDataset, directory: Path) -> list[str]:
-    """Return the names of the IDX files that a directory lacks; none if it holds parquet files instead."""
-    missing = [name for name in dataset.digests if name not in idx_files(dataset, directory)]
-    return missing if missing and not all(parquet_files(directory).values()) else []
-
-
-def idx_files(dataset: IdxDataset, directory: Path) -> dict[str, Path]:
-    """Return the paths of the IDX files in a directory, in either spelling, raw or gzip."""
-    paths = sorted(directory.glob("*"), reverse=True)  # reversed: a raw file takes precedence over its gzip
-    found = {path.name.removesuffix(".gz").replace(".idx", "-idx"): path for path in paths}
-    return {name: found[name] for name in dataset.digests if name in found}
-
-
-def parquet_files(directory: Path) -> dict[str, list[Path]]:
-    """Return the sorted shards anywhere below a directory, for `train` and `t10k`, the names of the IDX files."""
-    return {key: sorted(directory.rglob(f"{split}-*.parquet")) for key, split in (("train", "train"), ("t10k", "test"))}
-
-
-def holds_some(dataset: IdxDataset, directory: Path) -> bool:
-    """Return whether a directory holds at least one file of a data set."""
-    return bool(idx_files(dataset, directory)) or any(parquet_files(directory).values())
-
-
-# --- what is in them -------------------------------------------------------------------------------------------------
-
-
-def read_arrays(dataset: IdxDataset, directory: Path) -> list[np.ndarray]:
-    """Read and check a data set.
-
-    Args:
-        dataset: description of the data set to expect.
-        directory: directory with its files.
-
-    Returns:
-        Training images and labels, test images and labels, all uint8: (n, 28, 28), (n,), (m, 28, 28), (m,).
-
-    Raises:
-        DataError: if a file is damaged, or not of this data set.
-    """
-    files = idx_files(dataset, directory)
-    if len(files) == len(dataset.digests):
-        return [parse_idx(dataset, name, read_file(path, str(path)), str(path)) for name, path in files.items()]
-    return [array for key, shards in parquet_files(directory).items() for array in read_parquet(dataset, key, shards)]
-
-
 def read_file(path: Path, origin: str) -> bytes:
     """Return a file's content, uncompressed.
 
     Raises:
-        DataError: if it cannot be read to its end; the message names `origin`.
+        DataError: if it cannot be read to its end, or holds far more than an IDX file; the message names `origin`.
     """
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = (gzip.GzipFile(fileobj=file) if is_gzip else file).read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{origin} cannot be read: {error}; expected a whole IDX file, raw or gzip") from error
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{origin} cannot be read: it holds more than {MAX_BYTES:,} bytes; expected an IDX file")
+    return content
 
 
 def idx_header(name: str, count: int) -> bytes:
@@ -112,8 +73,8 @@ def idx_header(name: str, count: int) -> bytes:
     return struct.pack(f">4B{len(shape)}I", 0, 0, 8, len(shape), *shape)
 
 
-def parse_idx(dataset: IdxDataset, name: str, content: bytes, origin: str) -> np.ndarray:
-    """Parse the content of the IDX file `name` and compare its MD5.
+def parse_idx(dataset: IdxDataset, name: str, content: bytes, origin: str, *, verify: bool = True) -> np.ndarray:
+    """Parse the content of the IDX file `name` and, with `verify`, compare its MD5.
 
     Returns:
         Images (n, 28, 28) or labels (n,), uint8.
@@ -124,20 +85,45 @@ def parse_idx(dataset: IdxDataset, name: str, content: bytes, origin: str) -> np
     shape = (SIDE, SIDE) if "images" in name else ()
     count = int.from_bytes(content[4:8], "big")
     header = idx_header(name, count)
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     for what, actual, expected in (
         ("magic number", content[:4].hex(), header[:4].hex()),
         ("header", content[: len(header)].hex(), header.hex()),
         ("size in bytes", len(content), len(header) + count * SIDE ** len(shape)),
-        ("MD5 of the content", hashlib.md5(content, usedforsecurity=False).hexdigest(), dataset.digests[name]),
+        ("MD5 of the content", md5, dataset.digests[name] if verify else md5),
     ):
         if actual != expected:
+            known = next((other for other, digest in dataset.digests.items() if digest == md5), None)
+            remark = f"; it is {known} of {dataset.title}" if known else describe_content(content)
+            if what.startswith("MD5") and not known:
+                remark += ", perhaps of another data set, which dataset.verify=false takes"
             raise DataError(
                 f"{origin} is damaged or not of {dataset.title}: {what} is {actual or 'missing'}, expected {expected}"
+                f"{remark}"
             )
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(count, *shape)
 
 
-def read_parquet(dataset: IdxDataset, key: str, shards: list[Path]) -> Iterator[np.ndarray]:
+def describe_content(content: bytes) -> str:
+    """Return what a file holds instead of data, as the end of a message; empty if it is not known."""
+    start = content[:512].lstrip().lower()
+    if not content:
+        return "; the file is empty: download it again"
+    if content.startswith(LFS_POINTER):
+        return "; the file is a Git LFS pointer, not the data: run `git lfs pull` where it was cloned"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "; the file is a web page, as of an error or a login: download it again"
+    if content.startswith(b"\x1f\x8b"):
+        return "; the file was compressed twice: run gunzip on it once"
+    if content.startswith(b"PK"):
+        return "; the file is a zip archive: unpack it"
+    if content[:2] == b"\0\0" and content[2:4] in (b"\x08\x01", b"\x08\x03"):
+        count = int.from_bytes(content[4:8], "big")
+        return f"; the file holds {count:,} {'labels' if content[3] == 1 else 'images'}"
+    return ""
+
+
+def read_parquet(dataset: IdxDataset, key: str, shards: list[Path], *, verify: bool = True) -> Iterator[np.ndarray]:
     """Yield the images, then the labels, of shards with the columns image {bytes: PNG, path} and label.
 
     The IDX contents are restored byte for byte, so that the same MD5 is compared.
@@ -152,7 +138,7 @@ def read_parquet(dataset: IdxDataset, key: str, shards: list[Path]) -> Iterator[
         labels += shard_labels
     origin = f"{shards[0]}" if len(shards) == 1 else f"{shards[0]} with {len(shards) - 1} more shards"
     for name, content in ((f"{key}-images-idx3-ubyte", images), (f"{key}-labels-idx1-ubyte", labels)):
-        yield parse_idx(dataset, name, idx_header(name, len(labels)) + content, f"{origin} as {name}")
+        yield parse_idx(dataset, name, idx_header(name, len(labels)) + content, f"{origin} as {name}", verify=verify)
 
 
 def decode_shard(path: Path) -> tuple[bytes, bytes]:
@@ -174,5 +160,7 @@ def decode_shard(path: Path) -> tuple[bytes, bytes]:
             images += image.tobytes()
     except Exception as error:  # decoders raise errors of every type on damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        with suppress(OSError), path.open("rb") as file:
+            reason += describe_content(file.read(512))
         raise DataError(f"{path} cannot be read: {reason}; expected {SIDE}×{SIDE} gray PNGs and labels") from error
     return bytes(images), labels

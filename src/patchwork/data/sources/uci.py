@@ -26,7 +26,7 @@ class UCI(PartitionedSource):
     deviation. Neighbors in the official order share a writer, so the test part is the contiguous end.
 
     Args:
-        validation: see `PartitionedSource`, as for `folds` and `fold`.
+        validation: images of the training part that are for validation, if `folds` is null.
 
     Raises:
         ConfigError: if `folds` and `fold` do not fit together.
