@@ -101,7 +101,7 @@ def test_model_without_the_interface_is_refused_in_one_line(
 ) -> None:
     assert command("train", "model=incomplete", *GENERATOR) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "model=Incomplete does not fit task=Pixels" in line
+    assert "model=Incomplete does not fit task=pixels" in line
     assert "it lacks has_text_encoder, image_size, likelihood, null_class, num_classes, num_levels" in line
     assert list(tmp_path.iterdir()) == []
 
