@@ -62,7 +62,10 @@ def test_documented_command_is_valid(line: str) -> None:
     words = commands()[line]
     overrides = [word for word in words if "=" in word and not word.startswith("--")]
     if words[0] == "patchwork" and words[1] in KEYWORD_COMMANDS:
-        parse_call(KEYWORD_COMMANDS[words[1]], overrides)
+        function = KEYWORD_COMMANDS[words[1]]
+        first_key = next(iter(signature(function)))  # whose name may be left out
+        paths = [f"{first_key}={word}" for word in words[2:] if "=" not in word]
+        parse_call(function, [*paths, *overrides])
         return
     if words[:2] == ["patchwork", "sweep"]:
         assert (ROOT / words[2]).is_file()
@@ -171,10 +174,9 @@ def add_to_tree(root: Path, block: str) -> None:
     if not path.exists():
         path.write_text(code)
         return
-    place, name = {  # the line before which a block is inserted, and what is added to the names that are exported
-        "__main__.py": ("}\n", ""),
-        "__init__.py": ("\n__all__ = [", f'"{code.split()[-1]}", '),
-    }[path.name]
+    # the line before which a block is inserted, and what is added to the names that are exported
+    is_table = path.parent.name == "commands"
+    place, name = ("}\n", "") if is_table else ("\n__all__ = [", f'"{code.split()[-1]}", ')
     text = path.read_text()
     assert place in text
     path.write_text(text.replace(place, code + place + name, 1))

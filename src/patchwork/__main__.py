@@ -4,21 +4,11 @@ import sys
 from importlib import import_module
 
 import patchwork  # its import starts the clock
+from patchwork.commands import COMMANDS
 from patchwork.core.signals import exit_at_once, handle_stop_signals
 from patchwork.core.terminal import robust_output
 
-COMMANDS = {
-    "train": "train a task, or resume a run",
-    "evaluate": "measure a run, or several as an ensemble, on the test split",
-    "audit": "check that a model does what it claims",
-    "generate": "generate images with a trained model",
-    "predict": "write the predictions of a run as a table",
-    "runs": "list runs, newest first",
-    "sweep": "search for hyperparameters",
-    "convert": "convert MNIST from other forms to the files that are read here",
-    "icons": "write the icon data set as PNG files",
-    "explain": "say what a key, a group or a choice is",
-}
+OPTIONS = ("--help", "--version")
 SYNONYMS = {  # names from other tools
     "fit": "train",
     "infer": "predict",
@@ -56,7 +46,7 @@ def run(args: list[str]) -> None:
     elif "--version" in (name, *args):
         print(f"patchwork {patchwork.__version__}")
     elif name in COMMANDS:
-        args = ["--help"] if args == ["help"] else args
+        args = ["--help", *args[1:]] if args[:1] == ["help"] else args
         sys.exit(import_module(f"patchwork.commands.{name}").command(args))
     else:
         print(f"patchwork: {unknown_command(name)}", file=sys.stderr)
@@ -65,10 +55,13 @@ def run(args: list[str]) -> None:
 
 def unknown_command(name: str) -> str:
     """Return the error of a command that does not exist, with the one that was meant."""
+    from patchwork.core.hydra_flags import is_flag
     from patchwork.core.suggest import closest
 
     meant = SYNONYMS.get(name) or closest(name, COMMANDS, cutoff=0.65)
-    if "=" in name or name.startswith("-"):
+    if name.startswith("-"):
+        meant = closest(name, OPTIONS) or (f"train {name}" if is_flag(name) else None)
+    elif "=" in name:
         meant = f"train {name}"
     hint = f" (did you mean patchwork {meant}?)" if meant else ""
     return f"unknown command {name}{hint}; available: {', '.join(COMMANDS)}"

@@ -1,6 +1,8 @@
 """Every key of every configuration is explained: a sentence, what is allowed, the value and where it is set."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -62,6 +64,17 @@ def test_every_key_of_the_commands_has_a_sentence() -> None:
         (["generate"], ["  patchwork generate key=value …"]),
         (["train"], ["  sum: fully_connected, sequence_regressor, sum_distribution"]),
         (["val/sequence_accuracy"], ["val/sequence_accuracy, of task=seq2seq"]),
+        (["optimizer.lr=0.02"], ["optimizer.lr", "  default: 0.02", "  set in:  optimizer.lr=0.02"]),
+        (["seed=3", "task=sum"], ["  default: 3", "task=sum"]),
+        (
+            ["model.stem"],
+            [
+                "  convolutional stem; null embeds the pixels of a patch linearly.",
+                "  allowed: stem@model.stem=CHOICE, of conv3, linear; or model.stem=null",
+                "  default: stem@model.stem=conv3",
+            ],
+        ),
+        (["data.dataset", "dataset=uci"], ["  default: dataset=uci"]),
     ],
 )
 def test_explanations(capsys: pytest.CaptureFixture[str], args: list[str], lines: list[str]) -> None:
@@ -85,12 +98,34 @@ def test_groups_list_their_choices(capsys: pytest.CaptureFixture[str], group: st
         (["model=vitt"], r"unknown choice model=vitt \(did you mean model=vit\?\)"),
         (["generate.n_trials"], "n_trials is not a key of patchwork generate; its keys are run, "),
         (["test/nonsense"], "test/nonsense is not a metric of task=seq2seq: it has .*cell_accuracy"),
+        (["trainer.plugins"], r"^trainer\.plugins is not set here: use trainer\.precision=… and accelerator=…$"),
+        (["optimzer=adam"], r"did you mean optimizer=adam\?"),
+        (["seed", "dephts", "lrr", "dephts"], r"^dephts is not .* lrr is not a key of [^;]*$"),
         ([], "patchwork explain optimizer.lr"),
     ],
 )
 def test_what_does_not_exist(args: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         explain(args)
+
+
+def test_what_exists_is_explained_beside_what_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^sed is not a key of the configuration \(did you mean seed\?\)$"):
+        explain(["seed", "sed", "optimizer.lr"])
+    assert [line for line in capsys.readouterr().out.splitlines() if line in ("seed", "optimizer.lr")] == [
+        "seed",
+        "optimizer.lr",
+    ]
+
+
+def test_key_that_does_not_exist_is_found_without_torch() -> None:
+    program = (
+        "import sys; from patchwork.commands.explain import command; "
+        "assert command(['lr']) == 2; assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "did you mean optimizer.lr?" in result.stderr
 
 
 def test_as_a_command(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:

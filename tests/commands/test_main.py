@@ -10,6 +10,9 @@ import pytest
 from helpers import ROOT
 
 from patchwork.__main__ import COMMANDS, main
+from patchwork.commands import FUNCTIONS
+from patchwork.commands.app import keyword_commands
+from patchwork.core.schema import signature
 
 COMMAND_HELP = """
 import contextlib, io, json, sys
@@ -56,6 +59,12 @@ def test_every_command_has_a_module() -> None:
     assert modules - {"app", "multirun", "options", "train_help"} == set(COMMANDS)
 
 
+def test_every_command_takes_keywords_or_more_than_those() -> None:
+    assert {*COMMANDS} - {*FUNCTIONS} == {"train", "audit", "explain"}
+    for name, function in keyword_commands().items():
+        assert any(signature(function)), name
+
+
 def test_unknown_command_exits_with_2(command: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
     assert command("paint") == 2
     (line,) = capfd.readouterr().err.splitlines()
@@ -65,7 +74,16 @@ def test_unknown_command_exits_with_2(command: Callable[..., int], capfd: pytest
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("trian", "train"), ("eval", "evaluate"), ("test", "evaluate"), ("task=sum", "train task=sum"), ("fit", "train")],
+    [
+        ("trian", "train"),
+        ("eval", "evaluate"),
+        ("test", "evaluate"),
+        ("task=sum", "train task=sum"),
+        ("fit", "train"),
+        ("--versio", "--version"),
+        ("--hlp", "--help"),
+        ("--multirun", "train --multirun"),
+    ],
 )
 def test_command_that_was_meant(
     command: Callable[..., int], capfd: pytest.CaptureFixture[str], typed: str, meant: str
@@ -81,6 +99,7 @@ def test_command_that_was_meant(
         (["help", "evaluate"], "Print the test metrics"),
         (["evaluate", "help"], "Print the test metrics"),
         (["train", "help"], "Train a task"),
+        (["train", "help", "task=sum"], "Train a task"),
         (["--version"], "patchwork 0."),
         (["train", "--version"], "patchwork 0."),
         (["generate", "run=x", "--version"], "patchwork 0."),

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
 from patchwork.commands import multirun
+from patchwork.core.errors import Interrupted
 from patchwork.core.job import JOB, read_json, write_json
 from patchwork.core.overrides import parse_overrides
 from patchwork.core.subprocesses import setup_child
@@ -105,9 +106,16 @@ def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return started
 
 
+@pytest.fixture
+def late_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let only the job itself find that its seed is wrong, as if that took torch to see."""
+    monkeypatch.setattr(multirun, "check_scalars", lambda config: None)
+
+
 # --- whole multiruns -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("late_check")
 def test_jobs_run_in_order_and_a_failed_one_stops_no_other(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +171,7 @@ def test_sweep_dir_can_be_used_again(
     assert "cannot be read or written: Not a directory" in line
 
 
+@pytest.mark.usefixtures("late_check")
 def test_exit_code_is_that_of_the_first_job_that_failed(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], fake_jobs: None
 ) -> None:
@@ -226,11 +235,61 @@ def test_multirun_that_cannot_be_composed_leaves_nothing(
 
 
 @pytest.mark.parametrize(
+    ("params", "args", "words"),
+    [
+        ("{run_dir: 'm (1),b=c'}", [], [["run_dir='m (1)'"], ["run_dir='b=c'"]]),
+        ("{run_dir: 'm (1),b=c'}", ["run_dir=x"], [["run_dir=x"]]),  # the command line is stronger
+        ("{'~logger': '', seed: '0,1'}", [], [["logger=none", "seed=0"], ["logger=none", "seed=1"]]),
+    ],
+)
+def test_parameters_of_a_file_are_read_as_if_they_were_typed(
+    command: Command, tmp_path: Path, fake_jobs: list, params: str, args: list[str], words: list[list[str]]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n"
+    )
+    assert command("train", "-m", f"--config-dir={tmp_path}", "experiment=mine", *args) == 0
+    assert [[word for word in job[1:-2] if word != "experiment=mine"] for job in fake_jobs] == words
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["seed=glob(*)"], "seed=glob(*) matches no choice"),
+        (["model=glob(zz*)"], "model=glob(zz*) matches no choice"),
+        (["seed=range(0,0)"], "seed=range(0,0) has no values"),
+        (["seed=interval(0,1)"], "search with patchwork sweep"),
+        (["seed=0,-1"], "seed=-1 is not allowed"),
+        (["model=glob(*)", "seed=-1"], "does not fit task=seq2seq"),
+        (["run_dir=???", "seed=0,1"], "run_dir=??? is not allowed"),
+        (["hydra.verbose=1,2"], "hydra.verbose=1,2 lists several values: a key of Hydra has one"),
+        (["experiment=wrong"], "optimzer.lr=0.1 is not a key of the configuration (did you mean optimizer.lr=0.1?)"),
+    ],
+)
+def test_no_job_starts_if_one_is_hopeless(
+    command: Command, tmp_path: Path, fake_jobs: list, capfd: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    wrong = "# @package _global_\nhydra: {sweeper: {params: {optimzer.lr: '0.1,0.2'}}}\n"
+    (tmp_path / "conf" / "experiment" / "wrong.yaml").write_text(wrong)
+    assert command("train", "-m", "--config-dir=conf", *args) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert fake_jobs == []
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
+
+
+@pytest.mark.parametrize(
     ("job", "resumable"),
     [
         ({"status": "finished", "exit_code": 0}, False),
         ({"status": "failed (2)", "exit_code": 2}, False),
+        ({"status": "failed (3)", "exit_code": 3}, False),
+        ({"status": "exited early", "exit_code": 1}, False),
+        ({"status": "failed (4)", "exit_code": 4}, True),
         ({"status": "failed (5)", "exit_code": 5}, True),
+        ({"status": "lost"}, True),
         ({"status": "stopped by SIGTERM", "exit_code": 143}, True),
         ({"status": "skipped"}, True),
     ],
@@ -287,6 +346,7 @@ def test_job_stops_when_its_leader_is_killed(tmp_path: Path) -> None:
 # --- launchers -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("late_check")
 def test_parallel_jobs_share_the_cores(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +361,7 @@ def test_parallel_jobs_share_the_cores(
     assert "test metrics on" in log.read_text()
 
 
+@pytest.mark.usefixtures("late_check")
 def test_submitit_runs_the_jobs(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     assert command("train", "-m", *TINY, "hydra/launcher=submitit_local", "seed=0,-1") == 2
@@ -345,7 +406,81 @@ def test_job_gets_the_signal_that_stops_all_jobs(
     if stop:
         (tmp_path / multirun.STOP).write_text(str(int(stop)))
     with subprocess.Popen(["sleep", "0.3" if signum is None else "60"], preexec_fn=setup_child) as job:
-        assert multirun.wait(job, tmp_path / multirun.STOP, parent) == (0 if signum is None else -signum)
+        assert multirun.wait(job, tmp_path, parent) == (0 if signum is None else -signum)
+
+
+# A job that saves for half a minute at the first signal, and ends at a second SIGINT.
+SAVING_JOB = """
+import os, signal, sys, time
+received = []
+def handle(signum, frame):
+    if received and signum == signal.SIGINT:
+        os._exit(130)
+    received.append(signum)
+for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(signum, handle)
+sys.stdout.write("ready")
+sys.stdout.flush()
+deadline = time.monotonic() + {seconds}
+while not received or (time.monotonic() < deadline and received[0] != signal.SIGHUP):
+    time.sleep(0.01)
+sys.exit(128 + received[0])
+"""
+
+
+def start_saving_job(seconds: float) -> subprocess.Popen:
+    script = SAVING_JOB.format(seconds=seconds)
+    job = subprocess.Popen([sys.executable, "-S", "-c", script], stdout=subprocess.PIPE)
+    assert job.stdout is not None
+    assert job.stdout.read(5) == b"ready"
+    return job
+
+
+@pytest.mark.parametrize("repeat", [signal.SIGHUP, signal.SIGTERM])
+def test_repeated_signal_does_not_stop_a_job_that_saves(tmp_path: Path, repeat: signal.Signals) -> None:
+    """As the end of a terminal sends SIGHUP twice; the job gets the first."""
+    stopper = multirun.JobStopper(tmp_path, is_sequential=True)
+    stopper(signal.SIGHUP, None)
+    stopper(repeat, None)
+    with start_saving_job(0) as job:
+        assert multirun.wait(job, tmp_path, None) == 128 + signal.SIGHUP
+    assert [path.name for path in tmp_path.iterdir()] == [multirun.STOP]
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_second_interrupt_ends_a_job_at_once(tmp_path: Path, first: signal.Signals) -> None:
+    stopper = multirun.JobStopper(tmp_path, is_sequential=True)
+    for signum in (first, signal.SIGINT, signal.SIGINT):
+        stopper(signum, None)
+    start_time = time.monotonic()
+    with start_saving_job(30) as job:
+        assert multirun.wait(job, tmp_path, None) == 130
+    assert time.monotonic() - start_time < 10
+
+
+def test_job_that_does_not_react_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multirun, "END_SECONDS", 0.05)
+    script = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('ready', flush=True); time.sleep(30)"
+    )
+    with subprocess.Popen([sys.executable, "-S", "-c", script], stdout=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        job.stdout.readline()
+        assert multirun.end(job) == -signal.SIGKILL
+
+
+def test_launcher_that_waits_is_left_at_a_second_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not before the status of jobs that run is known."""
+    write_json(tmp_path / "0.json", {"job": 0, "overrides": [], "status": "running"})
+    stopper = multirun.JobStopper(tmp_path, is_sequential=False)
+    end_job = {"status": "stopped by SIGINT"}
+    monkeypatch.setattr(multirun.time, "sleep", lambda seconds: write_json(tmp_path / "0.json", end_job))
+    stopper(signal.SIGHUP, None)
+    stopper(signal.SIGTERM, None)
+    with pytest.raises(Interrupted):
+        stopper(signal.SIGINT, None)
+    assert read_json(tmp_path / "0.json") == end_job
+    stopper(signal.SIGINT, None)
 
 
 @pytest.mark.parametrize(

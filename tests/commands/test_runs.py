@@ -47,7 +47,6 @@ def test_table_has_a_line_for_each_run(command: Command, outputs: Path, capsys: 
         (["model=encoder_decoder", "status=finished"], ["a"]),
         (["status=running"], []),
         (["limit=1", "task=seq2seq"], ["a"]),
-        (["root=nowhere"], []),
     ],
     ids=str,
 )
@@ -74,6 +73,30 @@ def test_no_runs_are_said_to_be_none(command: Command, capsys: pytest.CaptureFix
     assert command("runs", "task=sum") == 0
     assert capsys.readouterr().out == "no runs below outputs with task=sum\n"
     assert command("runs", "status=lost") == 2
+
+
+@pytest.mark.parametrize(
+    ("arg", "code", "message"),
+    [
+        ("task=classif", 2, "task=classif is neither a choice nor of a run (did you mean task=classify?)"),
+        ("task=vit", 2, "did you mean model=vit?"),
+        ("model=zzz", 2, "model=zzz is neither a choice nor of a run: use one of anchor_detector, "),
+        ("root=nowhere", 3, "nowhere does not exist: pass a directory of runs"),
+        ("root=outputs/seq2seq/encoder_decoder/a/config.yaml", 3, "config.yaml is a file: pass a directory of runs"),
+    ],
+)
+def test_what_names_no_runs_is_an_error(
+    command: Command, outputs: Path, capsys: pytest.CaptureFixture[str], arg: str, code: int, message: str
+) -> None:
+    assert command("runs", arg) == code
+    assert message in capsys.readouterr().err
+
+
+def test_task_of_a_run_that_is_no_choice_is_found(command: Command, outputs: Path) -> None:
+    path = outputs / "seq2seq/encoder_decoder/b/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": "mine"}))
+    assert command("runs", "task=mine") == 0
+    assert command("runs", "task=other") == 2
 
 
 def test_limit_says_how_many_there_are(command: Command, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 import os
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["run_dir=r$\\{seed\\}"], "r0"),  # as Hydra passes it to a job
         (["run_dir=2026"], "2026"),
         (["run_dir=a,b"], "a,b"),
+        (["run_dir=choice(a,b)"], "choice(a,b)"),
+        (["run_dir=glob(*)"], "glob(*)"),
         (["hydra.verbose=true", "hydra/job_logging=stdout", "run_dir=v"], "v"),
         (["+hydra.job.env_set.A=here", "run_dir=here"], "here"),
         (["seed=1", "--config-name=train", "run_dir=x"], "x"),  # options may stand anywhere
@@ -80,7 +84,20 @@ REFUSED = [
     ("-m hydra/sweeper=optuna seed=0,1", "patchwork sweep"),
     ("-m hydra.sweeper.n_trials=9 seed=0,1", "patchwork sweep"),
     ("hydra.mode=both", "RUN, MULTIRUN"),
-    ("logger=csv,wandb", "add -m to run each"),
+    ("logger=csv,wandb", "logger=csv,wandb lists several choices: add -m to run each"),
+    ("model=glob(*)", "model=glob(*) lists several choices: add -m to run each"),
+    ("seed=range(0,3)", "seed=range(0,3) lists several values: add -m to run each"),
+    ("hydra.verbose=1,2", "hydra.verbose=1,2 lists several values: a key of Hydra has one"),
+    ("task=[sum,classify]", "task is one choice; with -m, task=sum,classify runs each"),
+    ("task=[sum,nothing]", "task is one choice, of anchor, classify"),
+    ("task={a:1}", "task is one choice, of anchor, classify"),
+    ("task=7", "unknown choice task=7; available: anchor"),
+    ("optimizer@optimizer=adamw", "optimizer@optimizer=adamw is not allowed: write optimizer=adamw"),
+    ("stem@foo=linear", "stem@foo=linear is not allowed: write stem@model.stem=linear"),
+    ("run_dir=???", "run_dir=??? is not allowed"),
+    ("optimizer.lr=???", "optimizer.lr=??? is not allowed"),
+    ("--cfg job run_dir=a,b seed=range(0,3)", "seed=range(0,3) lists several values"),
+    ("--config-dir=~nobody.here/x", "~nobody.here/x is not a directory"),
     ("trainer=gpu", "accelerator=cuda"),
     ("--experimental-rerun=config.pickle", "--experimental-rerun is not allowed"),
     ("--cfg job nonsense=1", "nonsense"),
@@ -99,6 +116,28 @@ def test_refused(
     assert fragment in line
     assert trained == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("args", ["seed=-1", "model=vit"])
+def test_what_needs_no_torch_is_checked_without_it(args: str) -> None:
+    script = (
+        f"import sys; from patchwork.commands import train; train.command([{args!r}]); sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert f"patchwork train: {args} " in result.stderr
+
+
+def test_fault_is_found_in_a_configuration_of_ones_own(
+    command: Command, conf: Path, trained: list, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (conf / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 5\n")
+    assert command("train", f"--config-dir={conf}", "--config-name=mine", "optimzer.lr=1") == 2
+    assert "did you mean optimizer.lr=1?" in capfd.readouterr().err
+    (conf / "mine.yaml").write_text("defaults: [nothing]\n")
+    assert command("train", f"--config-dir={conf}", "--config-name=mine", "seed=1") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith("In 'mine': Could not load 'nothing'.")
 
 
 def test_experiment_that_changes_the_working_directory_is_refused(

@@ -52,12 +52,23 @@ def test_lock_is_held_until_it_is_closed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with lock(tmp_path, ".lock"):
         assert in_another_process(expect_held, tmp_path) == 0
+        assert is_locked(tmp_path, ".lock")  # and to ask leaves it locked
+        assert in_another_process(expect_held, tmp_path) == 0
+    assert not is_locked(tmp_path, ".lock")
     assert in_another_process(expect_free, tmp_path) == 0
+
+
+def test_asking_takes_no_lock_and_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch(mode=0o444)
+    monkeypatch.setattr(fcntl, "lockf", fail(errno.EACCES))
+    monkeypatch.setattr(fcntl, "flock", fail(errno.EACCES))
+    assert not is_locked(tmp_path, ".lock")
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL])
 def test_disk_without_locks_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
     monkeypatch.setattr(fcntl, "lockf", fail(number))
+    monkeypatch.setattr(fcntl, "fcntl", fail(number))
     with pytest.warns(PatchworkWarning, match="no locks on this disk"):
         lock(tmp_path, ".lock").close()
     wait_for_lock(tmp_path / ".journal.lock").close()  # a second warning would be an error

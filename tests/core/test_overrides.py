@@ -36,6 +36,7 @@ def function(
     name: Annotated[str, MinLen(1)] | None = None,
     index: int | str | None = None,
     several: list[int] | str | None = None,
+    names: list[str] | None = None,
 ) -> None:
     """Have keyword arguments of many types."""
 
@@ -155,6 +156,10 @@ def test_call_parses_numbers_and_booleans(number: int, rate: float, flag: bool) 
         ("several=[1,2]", [1, 2]),
         ("several=a=b", "a=b"),
         ("rate=3", 3),
+        ("name='a'", "a"),
+        ("several=7", "7"),
+        ("names=a,b", ["a", "b"]),
+        ("names=[1,b]", ["1", "b"]),
         ("path=null", "null"),
     ],
 )

@@ -7,8 +7,10 @@ from hydra.core.override_parser.types import QuotedString
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from patchwork import compose
 from patchwork.core.errors import ConfigError
 from patchwork.core.overrides import format_override, parse_override, parse_overrides
+from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, find_target, fits, signature
 from patchwork.core.shell_overrides import TEXT_KEYS, parse_typed
 
 WORDS = st.text(alphabet="aZ/ =~()#.:%$+-2äß{}[]@'\"", min_size=1, max_size=12)
@@ -85,12 +87,17 @@ def test_lists_of_values_keep_quotes_and_brackets(text: str, values: list[str]) 
         ("resume=None", "resume=null"),
         ("optimizer.lr=1e-3", "optimizer.lr=1e-3"),
         ("seed=0,1", "seed=0,1"),
+        ("logger.wandb.group=2026", "logger.wandb.group='2026'"),
+        ("logger.wandb.notes=a b, c", "logger.wandb.notes='a b, c'"),
+        ("run_dir=choice(a,b)", "run_dir='choice(a,b)'"),
+        ("seed=choice(0,1)", "seed=choice(0,1)"),
         ("logger.wandb.name=my run (1)", "logger.wandb.name='my run (1)'"),
         ("data.rows=[1", "data.rows=[1"),
         ("hydra.mode=multirun", "hydra.mode=MULTIRUN"),
         ("~logger", "logger=none"),
         ("~callbacks=default", "callbacks=none"),
         ("~data.augment", "~data.augment"),
+        ("~data.augment=", "~data.augment"),
         ("+seed=1", "++seed=1"),
         ("+trainer.max_epochs=1", "++trainer.max_epochs=1"),
         ("+logger=csv", "logger=csv"),
@@ -112,6 +119,8 @@ def test_override_as_hydra_parses_it(override: str, expected: str) -> None:
         ("~run_dir", "set it with run_dir=…"),
         ("logger=[csv,wandb]", "as logger=wandb"),
         ("callbacks=[default]", "as callbacks=default"),
+        ("logger=[]", "as logger=none"),
+        ("callbacks={}", "as callbacks=none"),
     ],
 )
 def test_override_that_no_run_can_have(override: str, fragment: str) -> None:
@@ -123,3 +132,20 @@ def test_override_that_no_run_can_have(override: str, fragment: str) -> None:
 def test_hydra_keys_do_not_list_values() -> None:
     assert "hydra.sweep.dir" in TEXT_KEYS
     assert swept("hydra.sweep.dir=a,b") == ["a,b"]
+
+
+def test_keys_that_are_strings_are_complete() -> None:
+    """They are listed, as their annotations take an import of torch."""
+    config = compose(["logger=wandb", "dataset=mnist"])
+    nodes = {"dataset": config.dataset, "trainer": config.trainer, "task": config.task, "data": config.data}
+    nodes |= {f"logger.{name}": node for name, node in config.logger.items()}
+    strings = {key for key, annotation in SCALAR_KEYS.items() if is_string(annotation)}
+    for path, node in nodes.items():
+        parameters = signature(find_target(path, node._target_, TARGET_PACKAGES[path.partition(".")[0]]))
+        strings |= {f"{path}.{name}" for name, (annotation, _) in parameters.items() if is_string(annotation)}
+    assert {key for key in TEXT_KEYS if not key.startswith("hydra.")} == {*strings, "data.dataset.root"}
+
+
+def is_string(annotation: Any) -> bool:
+    """Return whether an annotation allows every string, and no number."""
+    return fits("any words", annotation) and not fits(1, annotation) and not fits({"minutes": 1}, annotation)

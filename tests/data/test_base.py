@@ -138,7 +138,10 @@ def test_repeated_batches_are_those_of_the_first_epoch() -> None:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)
     assert [batch["sample"].tolist() for batch in loader] == read(counting(), "train")
-    assert read(data, "val") == read(counting(), "val")
+    data.load_state_dict({"epoch": 3, "start_index": 2})
+    validation = data.val_dataloader()  # of the same batches, also where a run is resumed within an epoch
+    assert [batch["sample"].tolist() for batch in validation] == read(counting(), "train")
+    assert read(data, "test") == read(counting(), "test")
 
 
 def test_making_batches_leaves_the_global_random_state_alone() -> None:

@@ -28,8 +28,12 @@ FORMS: dict[str, Callable[[np.ndarray], Any]] = {  # of (N, H, W) uint8
     "ToTensor": lambda images: torch.from_numpy(images)[:, None].float().div(255).requires_grad_(),
     "channels first": lambda images: images[:, None],
     "channels last": lambda images: torch.from_numpy(images)[..., None],
+    "whole float32": lambda images: images.astype(np.float32),
+    "whole float32, one by one": lambda images: list(torch.from_numpy(images).float()),
     "color": lambda images: np.stack([images] * 3, axis=-1),
     "color first": lambda images: np.stack([images] * 3, axis=1) / 255,
+    "opaque": lambda images: np.stack([*[images] * 3, np.full_like(images, 255)], axis=-1),
+    "opaque gray": lambda images: np.stack([images / 255, np.ones(images.shape)], axis=-1),
     "flat": lambda images: images.reshape(3, -1),
     "Fortran order": lambda images: np.asfortranarray(images),
     "reversed": lambda images: images[::-1].copy()[::-1],
@@ -108,7 +112,7 @@ def test_sequences_have_one_more_axis() -> None:
         (np.zeros(()), r"shape \(\)"),
         (np.zeros((0, 6, 8)), "there are no images"),
         ([], r"shape \(0,\)"),
-        (GRAY.astype(np.float32), r"fractions from 0 to 255 are not allowed .*astype\('uint8'\)"),
+        (GRAY * np.float32(0.9), r"fractions from 0 to 230 are not allowed .*images.round\(\)"),
         (GRAY / 255 - 0.5, "fractions from -0.5 to 0.5 .*not normalized"),
         (np.full((6, 8), np.nan), "fractions from nan to nan"),
         (GRAY.astype(int) * 2, "integers from 0 to 510 are not allowed in images: use 0 to 255"),
@@ -136,7 +140,31 @@ def test_dark_on_light_is_warned_of() -> None:
         warn_of_polarity(light_on_dark)
         read(light_on_dark.byte())
         read(torch.zeros(6, 8))
-    with pytest.warns(PatchworkWarning, match="mostly white: .* pass 255 - images"):
-        warn_of_polarity(255 - light_on_dark)
+    for brightness in (255, 120):  # of the paper, the other one as a phone sees it
+        with pytest.warns(PatchworkWarning, match="dark on light, .* pass 255 - images, or of PIL images"):
+            warn_of_polarity(brightness - light_on_dark * (100 / 255))
     with pytest.warns(PatchworkWarning, match="the brightest pixel is 1 of 255"):
         read(BITS.astype(np.uint8))
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_transparent_is_light_on_dark_in_every_form(ink: int) -> None:
+    opacity = np.zeros((6, 8), np.uint8)
+    opacity[2:4, 3:5] = (100, 255)
+    gray = np.stack([np.full_like(opacity, ink), opacity], axis=-1)
+    color = np.stack([*[gray[..., 0]] * 3, opacity], axis=-1)
+    forms = [gray, color, color[None] / 255, Image.fromarray(gray), [Image.fromarray(color)]]
+    for images in forms:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pixels = read(images)
+        assert (pixels[0, 0].numpy() == opacity).all()
+        assert [str(warning.message)[:24] for warning in caught] == ["images with transparency"] * (ink == 0)
+    assert read(color, (3, 6, 8)).shape == read(Image.fromarray(color), (3, 6, 8)).shape == (1, 3, 6, 8)
+    assert torch.equal(read(color, (3, 6, 8)), read(Image.fromarray(color), (3, 6, 8)))
+
+
+def test_range_of_a_list_is_that_of_all_its_images() -> None:
+    dark = np.minimum(GRAY[1], 1)
+    pixels = read([GRAY[0].astype(np.float64), dark.astype(np.float64)])
+    assert torch.equal(pixels[1, 0], torch.from_numpy(dark).float())

@@ -133,6 +133,45 @@ def test_gray_paper_becomes_black(tmp_path: Path, digit: np.ndarray) -> None:
     assert "ground of brightness 75 was made black" in " ".join(result.notes)
 
 
+@pytest.mark.parametrize(("ground", "ink"), [(120, 20), (140, 40), (110, 230), (136, 250)])
+def test_polarity_follows_from_the_contrast_to_the_ground(
+    tmp_path: Path, digit: np.ndarray, ground: int, ink: int
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 2, digit.shape)
+    photo = ground + digit / 255 * (ink - ground) + noise
+    Image.fromarray(photo.round().astype(np.uint8)).save(tmp_path / "photo.png")
+    result = read_image(tmp_path / "photo.png", key="inpaint", size=SIZE)
+    assert np.corrcoef(result.pixels.numpy().ravel(), digit.ravel())[0, 1] > 0.99
+    assert ("dark on light" in " ".join(result.notes)) == (ink < ground)
+
+
+FAINT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0 and 1": lambda digit: (digit > 127).astype(np.uint8),
+    "1 and 0": lambda digit: (digit <= 127).astype(np.uint8),
+    "12 bits of 16": lambda digit: digit.astype(np.uint16) * 16,
+    "12 bits of 16, inverted": lambda digit: (255 - digit).astype(np.uint16) * 16,
+    "faint": lambda digit: digit // 8,
+    "faint on gray": lambda digit: 20 + digit // 8,
+}
+
+
+@pytest.mark.parametrize("form", FAINT)
+def test_faint_pictures_are_stretched_and_it_is_said(tmp_path: Path, digit: np.ndarray, form: str) -> None:
+    Image.fromarray(FAINT[form](digit)).save(tmp_path / "faint.png")
+    result = read_image(tmp_path / "faint.png", key="inpaint", size=SIZE)
+    expected = (digit > 127) * 255.0 if len(np.unique(FAINT[form](digit))) == 2 else digit * (255 / digit.max())
+    assert abs(result.pixels.numpy() - expected).max() <= 9
+    assert "shows almost nothing" in " ".join(result.notes)
+
+
+def test_mask_of_ones_is_white(tmp_path: Path) -> None:
+    mask = np.eye(SIZE, dtype=np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    result = read_image(tmp_path / "mask.png", key="mask", size=SIZE, find_polarity=False)
+    assert (result.pixels.numpy() == mask * 255).all()
+    assert result.notes == ("its brightest pixel of 1 was made white",)
+
+
 def test_mask_keeps_its_polarity(tmp_path: Path) -> None:
     mask = np.full((SIZE, SIZE), 255, np.uint8)
     mask[5:9] = 0
@@ -159,7 +198,7 @@ def truncate(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "absent": (lambda path: None, "No such file"),
+    "absent": (lambda path: None, "does not exist"),
     "directory": (lambda path: path.mkdir(), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "cannot identify"),
     "text": (lambda path: path.write_text("not an image"), "cannot identify"),

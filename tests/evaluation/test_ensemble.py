@@ -1,5 +1,6 @@
 """Ensembles of runs: from tables of predictions or from the models, with the same metrics."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,10 +101,25 @@ def test_evaluate_command_prints_the_ensemble_beside_its_members(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], finished_run: Path
 ) -> None:
     assert command("evaluate", f"run=[{finished_run},{finished_run}]") == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    *metrics, sentence = capsys.readouterr().out.splitlines()
+    assert "of 32 test grids are read without an error" in sentence
+    lines = [line.split() for line in metrics]
     saved = {name: value for name, value in Run.load(finished_run).manifest["metrics"].items() if "test/" in name}
     assert {line[0]: float(line[1]) for line in lines} == pytest.approx(saved, abs=2e-5)
     assert {line[0]: float(line[3]) for line in lines} == pytest.approx(saved, abs=2e-6)  # members 0.1 ± 0.0
+
+
+def test_a_member_that_was_stopped_before_its_test_is_measured(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], finished_run: Path, run_copy: Path
+) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    stopped = {**manifest, "status": "Interrupted: stopped by SIGTERM", "metrics": {}}
+    (run_copy / "manifest.json").write_text(json.dumps(stopped))
+    assert command("evaluate", f"run=[{finished_run},{run_copy}]") == 0
+    output = capsys.readouterr()
+    assert all(" ± 0.000000" in line for line in output.out.splitlines()[:-1])
+    (warning,) = (line for line in output.err.splitlines() if line.startswith("warning:"))
+    assert f"run={run_copy} is not finished: it stopped at step 2 of 2; patchwork train resume={run_copy} " in warning
 
 
 @pytest.mark.parametrize(
@@ -134,7 +150,7 @@ def test_wrong_arguments_of_an_ensemble_are_refused_in_one_line(
         ([f"run=[{finished_run},{finished_run}]", "classifier=other"], "classifier=other"),
         ([f"run=[{finished_run},{finished_run}]", "guidance=2"], "guidance=2"),
         (["run=[]"], "run=[] is not allowed"),
-        (["run=[1]"], "run=[1] is not allowed"),
+        (["run=[[1]]"], "run=[[1]] is not allowed"),
     ):
         assert command("evaluate", *args) == 2
         (line,) = capsys.readouterr().err.splitlines()

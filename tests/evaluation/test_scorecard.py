@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from patchwork.evaluation.scorecard.features import (
 from patchwork.evaluation.scorecard.likelihood import likelihood_scores
 from patchwork.evaluation.scorecard.memorization import memorization_scores, nearest_distances
 from patchwork.evaluation.scorecard.prompts import prompt_scores
+from patchwork.evaluation.scorecard.report import warn_of_accuracy
 from patchwork.evaluation.scorecard.speed import speed_scores
 from patchwork.models import PixelTransformer
 from patchwork.models.generator import SamplingOptions
@@ -349,3 +351,13 @@ def test_a_classifier_of_double_precision_has_features() -> None:
     double = FeatureClassifier(task.model.double(), data.source, 2, torch.float64).features(image)
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), single, rtol=0.02, atol=0.02)  # the stem computes in bfloat16
+
+
+@pytest.mark.parametrize(("accuracy", "warns"), [(0.186, True), (0.95, False), (None, False)])
+def test_a_weak_classifier_is_warned_of(accuracy: float | None, warns: bool) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warn_of_accuracy("judge", accuracy)
+    assert [str(each.message).partition(":")[0] for each in warned] == (
+        ["classifier=judge classifies only 18.6 % of the real test images correctly"] if warns else []
+    )

@@ -89,6 +89,15 @@ def test_images_are_shown_pixel_exact(tmp_path: Path, size: tuple[int, int], cou
         assert np.abs(centers - image[0].numpy()).max() < 2 / 255
 
 
+@pytest.mark.parametrize("count", [4, 8, 10, 16, 24])
+@pytest.mark.parametrize("length", [1, 2, 6, 10, 11])
+def test_digits_are_enlarged(count: int, length: int) -> None:
+    sample = Sample(torch.rand(1, 28, 28 * length), ["1"], ["1"], 1, length)
+    box = plot_samples([sample] * count).axes[0].get_window_extent()
+    assert round(box.height) >= 56
+    assert round(box.height) % 28 == 0
+
+
 def test_an_empty_list_of_samples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         plot_samples([])

@@ -13,7 +13,7 @@ import yaml
 from helpers import TINY, read_manifest
 
 import patchwork
-from patchwork.core.errors import DataError
+from patchwork.core.errors import DataError, PatchworkWarning
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
 from patchwork.runs.init_from import describe_taken, load_initial_weights, take_weights
@@ -55,7 +55,7 @@ def source(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("source", BEST), ("source/", BEST), ("source/config.yaml", BEST), (f"source/checkpoints/{LAST}", LAST)],
+    [("source", BEST), ("source/", BEST), ("source/checkpoints", BEST), (f"source/checkpoints/{LAST}", LAST)],
 )
 def test_weights_are_the_best_of_a_run_or_exactly_those_of_a_checkpoint(source: Path, path: str, name: str) -> None:
     task = make_task(*TINY)
@@ -157,6 +157,17 @@ def test_nothing_is_written_if_no_tensor_fits(source: Path) -> None:
     assert not Path("run").exists()
 
 
+@pytest.mark.filterwarnings("error")
+def test_few_parameters_that_fit_are_a_warning(source: Path) -> None:
+    load_initial_weights(make_task(*TINY, "data.cols=3"), str(source), None)  # most fit
+    head = weights(source, BEST)["model.head.weight"]
+    write_checkpoint({"state_dict": {"model.head.weight": head}}, Path("head.ckpt"))
+    task = make_task(*TINY)
+    expected = rf"gives this model only {head.numel()} of its [\d,]+ parameters, so that it begins almost anew"
+    with pytest.warns(PatchworkWarning, match=expected):
+        load_initial_weights(task, "head.ckpt", None)
+
+
 def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"0")
 
@@ -166,13 +177,23 @@ def damage(path: Path) -> None:
     [
         (lambda: None, "nowhere", r"init_from=.*nowhere does not exist"),
         (lambda: Path("empty").mkdir(), "empty", r"init_from=.*empty holds no checkpoint"),
-        (lambda: Path("notes.txt").write_text("no"), "notes.txt", r"init_from=.*notes.txt holds no checkpoint"),
+        (
+            lambda: Path("notes.txt").write_text("no"),
+            "notes.txt",
+            r"notes.txt is a \.txt file, and no checkpoint: pass",
+        ),
+        (lambda: torch.save({"state_dict": {}}, "x.pt"), "x.pt", r"is a \.pt file, and no checkpoint: pass a run dir"),
+        (
+            lambda: None,
+            "source/metrics.csv",
+            r"is a file of a run, and no checkpoint: pass source for its best weights",
+        ),
         (lambda: torch.save({"state_dict": {}}, "x.ckpt"), "x.ckpt", "damaged or foreign"),
         (lambda: write_checkpoint({"epoch": 1}, Path("x.ckpt")), "x.ckpt", "no state_dict"),
         (lambda: write_checkpoint({"state_dict": {"a": 1}}, Path("x.ckpt")), "x.ckpt", "no state_dict"),
         (lambda: damage(Path("source/checkpoints") / BEST), "source", "SHA-256"),
     ],
-    ids=["missing", "empty", "text", "foreign", "no weights", "no tensors", "damaged"],
+    ids=["missing", "empty", "text", "other suffix", "file of a run", "foreign", "no weights", "no tensors", "damaged"],
 )
 def test_wrong_sources_are_refused_in_one_line(
     source: Path, prepare: Callable[[], object], init_from: str, message: str

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from patchwork.core.errors import DataError
 from patchwork.runs.listing import RunSummary, list_runs
 
 MANIFEST = {"task": "seq2seq", "model": "encoder_decoder", "command": "patchwork train seed=1", "status": "running"}
@@ -87,40 +88,57 @@ def test_runs_of_all_kinds_are_found_newest_first(tmp_path: Path) -> None:
     assert [run.run_dir.name for run in list_runs(tmp_path)] == ["2026-01-04_12-00-00-2", "mine", "001", "old"]
 
 
-def test_damaged_and_foreign_directories_are_listed(tmp_path: Path) -> None:
+def test_damaged_runs_are_listed(tmp_path: Path) -> None:
     runs = tmp_path / "sum/vit"
-    write_run(runs / "no config", config=None)
+    (write_run(runs / "no config", config=None) / "checkpoints").mkdir()
     write_run(runs / "no yaml", config="{{{", command=None)
     write_run(runs / "odd", metrics=[1], monitor=3, wall_clock_seconds="x", started=5, task=None)
     write_run(runs / "no manifest", command=None)
     (runs / "no manifest/manifest.json").unlink()
+    (runs / "no manifest/.lock").touch()
     write_run(runs / "list")
     (runs / "list/manifest.json").write_text("[]")
-    (runs / "empty").mkdir()
+    (runs / "2026-01-01_00-00-00").mkdir()
+    (runs / "named/checkpoints").mkdir(parents=True)
+    (runs / "named/.lock").touch()
     found = {run.run_dir.name: run for run in list_runs(tmp_path)}
-    assert found.keys() == {"no config", "no yaml", "odd", "no manifest", "list", "empty"}
+    assert found.keys() == {"no config", "no yaml", "odd", "no manifest", "list", "2026-01-01_00-00-00", "named"}
     reasons = {name: run.reason for name, run in found.items() if run.status == "damaged"}
     assert reasons["no config"] == "it has no config.yaml"
     assert reasons["no manifest"] == "it has no manifest.json"
     assert reasons["list"] == "its manifest.json cannot be read"
-    assert reasons["empty"] == "it has no config.yaml"
+    assert reasons["2026-01-01_00-00-00"] == reasons["named"] == "it has no config.yaml"
     assert (found["odd"].task, found["odd"].value, found["odd"].seconds) == ("sum", None, None)
     assert [run.overrides() for run in found.values() if run.run_dir.name in ("no yaml", "no manifest")] == [[], []]
 
 
-def test_no_directory_has_no_runs(tmp_path: Path) -> None:
-    assert list_runs(tmp_path / "nowhere") == []
+@pytest.mark.parametrize("depth", range(5))
+def test_runs_are_found_from_any_directory_above_and_nothing_else_is(tmp_path: Path, depth: int) -> None:
+    run_dir = write_run(tmp_path / "outputs/seq2seq/encoder_decoder/2026-01-01_00-00-00")
+    for name in ("a/b/c/d", "outputs/multirun/2026-01-01_00-00-00-000000", "outputs/sweeps/sum/2026-01-02_00-00-00"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("a/config.yaml", "a/b/manifest.json", "a/b/c/.lock", "outputs/config.yaml", "outputs/seq2seq/.lock"):
+        (tmp_path / name).touch()
+    root = [tmp_path, *[tmp_path.joinpath(*run_dir.relative_to(tmp_path).parts[:end]) for end in range(1, 5)]][depth]
+    assert [run.run_dir for run in list_runs(root)] == [run_dir]
 
 
-def test_listing_imports_no_torch_and_is_fast(finished_run: Path, tmp_path: Path) -> None:
+def test_runs_are_listed_below_a_directory_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, problem in (("nowhere", "does not exist"), ("file", "is a file")):
+        with pytest.raises(DataError, match=f"{name} {problem}: pass a directory of runs"):
+            list_runs(tmp_path / name)
+
+
+def test_listing_imports_neither_torch_nor_hydra_and_is_fast(finished_run: Path, tmp_path: Path) -> None:
     for index in range(300):
         shutil.copytree(finished_run, tmp_path / f"{index}", ignore=shutil.ignore_patterns("*.ckpt", "*.png", "*.npz"))
     script = (
         "import sys, time; from pathlib import Path; from patchwork.runs.listing import list_runs; "
         "start = time.process_time(); runs = list_runs(Path(sys.argv[1])); overrides = [r.overrides() for r in runs]; "
-        "print(len(runs), time.process_time() - start, 'torch' in sys.modules)"
+        "print(len(runs), time.process_time() - start, {'torch', 'hydra'} & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     count, seconds, imported = result.stdout.split()
-    assert (count, imported) == ("300", "False")
+    assert (count, imported) == ("300", "set()")
     assert float(seconds) < 5

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchwork.core.errors import ConfigError, PatchworkWarning
+from patchwork.core.errors import ConfigError, DataError, PatchworkWarning
 from patchwork.data import BaseDataModule
 from patchwork.runs.build import build
 from patchwork.runs.compose import compose
@@ -54,6 +55,7 @@ FORMS: list[Callable[[np.ndarray], Any]] = [
     lambda images: images / 255,
     lambda images: images[:, None],
     lambda images: [Image.fromarray(image) for image in images],
+    lambda images: images.astype(np.float32),
 ]
 
 
@@ -131,5 +133,56 @@ def test_dark_digits_on_white_are_warned_of(built: dict[str, tuple[Any, Task]]) 
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             predict_images(task, data, images)
-        with pytest.warns(PatchworkWarning, match="mostly white"):
+        with pytest.warns(PatchworkWarning, match="dark on light"):
             predict_images(task, data, 255 - images)
+
+
+def make_picture(size: tuple[int, int]) -> Image.Image:
+    picture = Image.new("L", size, 255)
+    picture.paste(0, (size[0] // 2 - 8, 10, size[0] // 2 + 8, size[1] - 10))  # a dark stroke on white
+    return picture
+
+
+def test_pictures_of_any_size_are_fitted_and_a_warning_says_how(
+    built: dict[str, tuple[Any, Task]], tmp_path: Path
+) -> None:
+    data, task = built["classify"]
+    picture, path = make_picture((200, 120)), tmp_path / "one.png"
+    picture.save(path)
+    digit = data.source.test.images[0, 0].numpy()
+    with pytest.warns(PatchworkWarning) as warned:
+        predictions = [predict_images(task, data, images) for images in (picture, path, str(path), [path, digit])]
+    messages = [str(each.message) for each in warned]
+    done = (
+        "it is dark on light: inverted, as digits here are light on dark; resized from 200×120 to 28×28 pixels, padded"
+    )
+    assert messages == [f"images: {done}", *[f"{path}: {done}"] * 3]
+    assert {each.filename for each in warned} == {__file__}  # where the package was called
+    for other in predictions[1:3]:
+        assert_same(other, predictions[0])
+    assert predictions[3].prediction[1] == predict_images(task, data, digit).prediction[0]
+    with pytest.warns(PatchworkWarning, match=r"images\[0\] and 1 more: it is dark on light"):
+        predict_images(task, data, [picture, picture])
+    with pytest.raises(DataError, match=r"^images=nowhere\.png does not exist: name an image file"):
+        predict_images(task, data, "nowhere.png")
+    with pytest.raises(DataError, match="images shows nothing"):
+        predict_images(task, data, Image.new("L", (30, 30)))
+    with pytest.raises(ConfigError, match="pictures of any size are taken as PIL images or paths"):
+        predict_images(task, data, np.zeros((30, 30)))
+
+
+def test_sequences_and_anchors_may_be_files(built: dict[str, tuple[Any, Task]], tmp_path: Path) -> None:
+    data, task = built["anchor"]
+    path = tmp_path / "one.png"
+    make_picture((40, 40)).save(path)
+    with pytest.warns(PatchworkWarning, match="resized from 40×40"):
+        batch = make_own_batch(task, data, [path, path], path)
+    assert batch["mask"].sum() == 2
+    assert torch.equal(batch["image"][0, 0], batch["image"][0, 1])
+    assert torch.equal(batch["image"][0, 0], batch["anchor"][0])
+
+
+def test_models_of_color_take_no_files() -> None:
+    data, task = build(compose(["task=classify", *SMALL, "data.in_channels=3", "model.stem=null"]))
+    with pytest.raises(ConfigError, match=r"images='a\.png' is not allowed: pass arrays of shape \(3, 28, 28\)"):
+        predict_images(task, data, "a.png")

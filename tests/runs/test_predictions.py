@@ -113,9 +113,9 @@ def test_training_predicts_the_test_split_once(
     assert len(read_table(predictions_path(tmp_path / "run", "test"))[0]) == 32
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize(("precision", "name"), [("32-true", "32-true"), ("bf16", "bf16-mixed"), ("64", "64-true")])
 def test_tables_are_fresh_after_training_and_after_resuming(
-    command: Callable[..., int], tmp_path: Path, precision: str
+    command: Callable[..., int], tmp_path: Path, precision: str, name: str
 ) -> None:
     monitor = ("task.monitor=val/loss", "task.mode=min")  # accuracies stay 0
     assert command("train", *TINY, *monitor, f"trainer.precision={precision}", "run_dir=run") == 0
@@ -128,6 +128,7 @@ def test_tables_are_fresh_after_training_and_after_resuming(
             config.write_text(config.read_text().replace("max_epochs: 1\n", f"max_epochs: {epochs}\n"))
             assert command("train", "resume=run") == 0
         run, written = Run.load(tmp_path / "run"), path.stat().st_mtime_ns
+        assert run.config.trainer.precision == name
         saved = run.predictions("test")
         assert path.stat().st_mtime_ns == written
         assert read_table(path)[1] == run.manifest["weights_sha256"] == weights_sha256(run.task.state_dict())

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY, read_manifest
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from patchwork.core.errors import ConfigError, DataError, PatchworkWarning
-from patchwork.core.schema import check_config
+from patchwork.core.schema import check_config, default_values
 from patchwork.runs.compose import compose
 from patchwork.runs.differences import LAUNCH_KEYS
 from patchwork.runs.resume import RESUMABLE_KEYS, find_run
@@ -157,6 +158,37 @@ def test_more_epochs_are_a_new_run_with_the_weights(
     assert manifest["init_from"]["path"] == str(finished_run / "checkpoints/best.ckpt")
 
 
+@pytest.mark.parametrize("name", ["32", "32-true"])
+def test_a_precision_is_the_same_by_each_of_its_names(run_copy: Path, name: str) -> None:
+    path = run_copy / "config.yaml"
+    path.write_text(path.read_text().replace("precision: 32-true", "precision: '32'"))  # as runs have saved it
+    same = [*SAME, f"trainer.precision={name}"]
+    assert find_run(compose([*same, f"run_dir={run_copy}", "resume=auto"]), same)[1] == run_copy
+    assert find_run(compose([*same, f"resume={run_copy}"]), same)[1] == run_copy
+
+
+def test_only_overrides_that_differ_are_blamed(run_copy: Path) -> None:
+    line = refusal(f"resume={run_copy}", *SAME, "trainer.max_epochs=2", "task=seq2seq")
+    assert line.startswith("trainer.max_epochs=2 cannot be set when a run is resumed: its learning-rate schedule")
+    assert "to train 1 epoch more, begin a new run" in line
+    line = refusal(f"resume={run_copy}", "task=classify", *SAME)
+    assert line.startswith("task=classify cannot be set")
+
+
+@pytest.mark.parametrize("resume", ["last", "nope", "outputs/nope", "a,b"])
+def test_run_that_does_not_exist_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"it does not exist; resume=auto continues .* patchwork runs lists"):
+        find_run(OmegaConf.merge(compose(SAME), {"resume": resume}))
+    with pytest.raises(DataError, match="it does not exist; patchwork runs lists the runs") as raised:
+        Run.load(resume)
+    assert "No such file" not in str(raised.value)
+    assert ("several runs are written [a,b]" in str(raised.value)) is (resume == "a,b")
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=r"it has no config\.yaml"):
+        Run.load("empty")
+
+
 def test_unfinished_run_is_finished_first(run_copy: Path) -> None:
     set_status(run_copy, "Interrupted: stopped by SIGTERM")
     line = refusal(f"resume={run_copy}", "trainer.max_epochs=3")
@@ -197,6 +229,48 @@ def test_commands_that_take_a_run_say_so(command: Command, capsys: pytest.Captur
 
 
 # --- resume=auto -----------------------------------------------------------------------------------------------------
+
+
+def without_defaults(node: object) -> object:
+    """Return a configuration without what equals its constructors' defaults, as one that is older than those keys."""
+    if not isinstance(node, dict):
+        return node
+    defaults = default_values(get_object(node["_target_"])) if "_target_" in node else {"init_from": None}
+    items = [(key, value) for key, value in node.items() if key not in defaults or value != defaults[key]]
+    return {key: without_defaults(value) for key, value in items if key not in ("task_name", "model_name")}
+
+
+@pytest.fixture
+def older_run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the relative path of an unfinished run that is older than keys that have defaults."""
+    monkeypatch.chdir(tmp_path)
+    run_dir = Path("outputs/seq2seq/encoder_decoder/2026-01-01_00-00-00")
+    shutil.copytree(finished_run, run_dir)
+    set_status(run_dir, "running")
+    saved = OmegaConf.to_container(read_config(run_dir))
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(without_defaults(saved))))
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=3", "trainer.detect_anomaly=false", "trainer.overfit_batches=0.0", "init_from=null"]
+)
+def test_run_is_as_it_was_before_there_were_more_keys(older_run: Path, override: str) -> None:
+    missing = [key for key in ("detect_anomaly", "overfit_batches") if key not in read_config(older_run).trainer]
+    assert missing == ["detect_anomaly", "overfit_batches"]
+    for named in (["resume=auto"], [f"run_dir={older_run}", "resume=auto"], [f"resume={older_run}"]):
+        overrides = [*SAME, override, *named]
+        assert find_run(compose(overrides), overrides)[1] == older_run
+
+
+@pytest.mark.parametrize("override", ["trainer.detect_anomaly=true", "trainer.overfit_batches=2", "model.dropout=0.1"])
+def test_run_without_a_key_does_not_have_another_value_than_its_default(older_run: Path, override: str) -> None:
+    assert find_run(compose([*SAME, override, "resume=auto"]))[1] is None
+    key, _, value = override.partition("=")
+    line = refusal(*SAME, override, f"run_dir={older_run}", "resume=auto")
+    assert line.startswith(f"{key}={value} differs from the run in {older_run}: use ")
+    assert "use null" not in line
+    assert f"{override} cannot be set" in refusal(*SAME, override, f"resume={older_run}")
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "lockf"), reason="needs locks")

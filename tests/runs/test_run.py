@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import patchwork
-from patchwork.core.errors import ConfigError, DataError
+from patchwork.core.errors import ConfigError, DataError, PatchworkWarning
 from patchwork.runs.manifest import merge_manifest
 from patchwork.runs.run import Run
 from patchwork.runs.run_dir import make_run_dir
@@ -137,6 +138,19 @@ def test_compose_names_what_does_not_exist() -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
+def test_what_is_no_configuration_is_refused_with_what_to_pass() -> None:
+    for overrides in ("task=classify", {"task": "classify"}.items(), [1]):
+        with pytest.raises(ConfigError, match=r"pass a list of overrides, as \[\"task=classify\"\]"):
+            patchwork.compose(overrides)  # type: ignore[arg-type]
+    for config in (["task=classify"], {}, None):
+        with pytest.raises(ConfigError, match=r"pass a configuration, as of patchwork\.compose\(\[\.\.\.\]\)"):
+            patchwork.train(config)  # type: ignore[arg-type]
+
+
+def test_package_lists_what_it_offers() -> None:
+    assert dir(patchwork) == ["Run", "__version__", "compose", "train"]
+
+
 def test_train_raises_the_errors_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = random_states()
@@ -170,6 +184,24 @@ def test_run_is_shown_in_one_line(finished_run: Path) -> None:
     )
     run.manifest = {}
     assert "test/" not in repr(run)
+
+
+def test_unfinished_run_is_loaded_with_a_warning(run_copy: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for status in ("finished", "evaluated"):
+            set_status(run_copy, status)
+            Run.load(run_copy)
+    for status in ("running", "Interrupted: stopped by SIGTERM", "NumericError: loss"):
+        set_status(run_copy, status)
+        with pytest.warns(PatchworkWarning) as warned:
+            Run.load(run_copy)
+        (message,) = (str(each.message) for each in warned)
+        assert message == (
+            f"run={run_copy} is not finished: it stopped at step 2 of 2; patchwork train resume={run_copy} finishes "
+            "it. Its best weights so far are used"
+        )
+        assert warned[0].filename == __file__
 
 
 def test_evaluate_command_measures_the_same_metrics(

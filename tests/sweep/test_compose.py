@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from patchwork.core.errors import ConfigError
+from patchwork.core.errors import ConfigError, DataError
 from patchwork.sweep import compose as sweep_compose
 from patchwork.sweep.compose import format_params, infeasible_reason, load_sweep
 
@@ -52,6 +52,41 @@ def test_searched_key_must_exist(path: Path) -> None:
         load_sweep(path, [])
 
 
+@pytest.mark.parametrize("override", ["run_dir=runs", "resume=auto", "++hydra.run.dir=x", "hydra.mode=RUN"])
+def test_directories_of_trials_are_set_by_the_sweep(path: Path, override: str) -> None:
+    key, _, value = override.lstrip("+").partition("=")
+    with pytest.raises(ConfigError, match=r"run_dir=runs is|resume=auto is|hydra\.run\.dir=x is|hydra\.mode=RUN is"):
+        load_sweep(path, [override])
+    for content in (
+        {"command": ["${program}", override.lstrip("+")]},
+        {"parameters": {key: {"value": value}}},
+        {"parameters": {key: {"values": [value, "other"]}}},
+    ):
+        path.write_text(yaml.safe_dump({**SPACE, **content}))
+        with pytest.raises(ConfigError, match=r"a sweep sets the run directory of its trials|each trial is one run"):
+            load_sweep(path, [])
+
+
+def test_whole_numbers_of_an_integer_key_are_integers(path: Path) -> None:
+    parameters = {
+        "data.batch_size": {"distribution": "q_uniform", "min": 32, "max": 64, "q": 32.0},
+        "model.num_heads": {"values": [2.0, 4.0]},
+        "optimizer.lr": {"values": [1.0, 0.1]},
+        "trainer.limit_train_batches": {"values": [1.0, 0.5]},
+    }
+    path.write_text(yaml.safe_dump({**SPACE, "parameters": parameters}))
+    sweep = load_sweep(path, [])
+    params = {key: prior.grid()[0] for key, prior in sweep.priors.items()}
+    overrides = sweep.trial_overrides(params)
+    assert overrides[-4:] == [
+        "data.batch_size=32",
+        "model.num_heads=2",
+        "optimizer.lr=1.0",
+        "trainer.limit_train_batches=1.0",  # all batches, which 1 is not
+    ]
+    assert infeasible_reason(overrides) is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -79,6 +114,16 @@ def test_validations_of_a_trial_depend_on_what_is_searched(path: Path) -> None:
     assert sweep.num_trial_validations({"trainer.max_steps": 5}) == 1
     with pytest.raises(ConfigError, match="limit_val_batches=0 is not allowed"):
         load_sweep(path, [*shared, "trainer.limit_val_batches=0"])
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_weights_to_begin_with_must_exist(path: Path, searched: bool) -> None:
+    overrides = ["init_from=nowhere"]
+    if searched:
+        path.write_text(path.read_text().replace("parameters:", "parameters:\n  init_from: {values: [null, nowhere]}"))
+        overrides = []
+    with pytest.raises(DataError, match="init_from=nowhere does not exist"):
+        load_sweep(path, overrides)
 
 
 def test_floats_are_formatted_with_four_digits() -> None:

@@ -1,6 +1,7 @@
 """An estimate lists what is infeasible and what the others cost, and writes nothing."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from patchwork.sweep.estimate import (
     enumerate_params,
     estimate_cost,
     parse_max_time,
+    print_total,
 )
 from patchwork.sweep.priors import Prior
 
@@ -57,8 +59,16 @@ def test_dry_run_of_a_search_samples_parameters(
     Path("space.yaml").write_text(yaml.safe_dump({**SPACE, "method": "random", "parameters": parameters}))
     assert command(["space.yaml", "dry_run=true", "n_trials=7", *TINY]) == 0
     output = capsys.readouterr().out
-    assert "1 configurations, 0 of them infeasible" in output
-    assert "7 trials take about" in output
+    assert "1 configuration, 0 of them infeasible" in output
+    assert re.search(r"7 trials take about \d+ (seconds|minutes?)", output)
+
+
+def test_total_is_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    print_total([6.0], n_trials=1, n_jobs=1)
+    print_total([6.0, 18.0], n_trials=10, n_jobs=4)
+    output = capsys.readouterr().out
+    assert "1 trial takes about 6 minutes, and" in output
+    assert "10 trials take about 2 h, 30 minutes with n_jobs=4" in output
 
 
 @pytest.mark.parametrize("task", ["classify", "sum", "anchor", "icons", "pixels", "seq2seq"])

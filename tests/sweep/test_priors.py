@@ -1,6 +1,7 @@
 """Distributions are those of W&B, and what is sampled is allowed and reproducible."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,14 @@ def test_normal_samples_have_mean_and_standard_deviation(kind: str, quantum: int
     assert abs(std / prior.sigma - 1) < 0.2
     assert all(prior.distribution._contains(sample) for sample in samples)
     assert quantum is None or all(isinstance(sample, int) and sample % quantum == 0 for sample in samples)
+
+
+def test_rare_samples_do_not_overflow() -> None:
+    prior = Prior.normal("log_normal", mu=700.0, sigma=2.0, quantum=None)
+    samples = [replace(prior, sigma=100.0).sample(make_rng("test", index)) for index in range(50)]
+    assert max(samples) == prior.distribution.high
+    with pytest.raises(OverflowError):
+        Prior.normal("log_normal", mu=700.0, sigma=3.0, quantum=None)
 
 
 def test_values_are_sampled_by_their_probabilities() -> None:

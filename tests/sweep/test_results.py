@@ -103,13 +103,13 @@ def test_importance_is_highest_for_the_parameter_that_matters() -> None:
 
 
 def test_long_parameters_continue_below_themselves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"trial": "0", "parameters": " ".join(f"optimizer.lr{index}=0.01" for index in range(9))}]
+    rows = [{"trial": "0", "hyperparameters": " ".join(f"optimizer.lr{index}=0.01" for index in range(9))}]
     assert wrap_params(rows) == rows  # of a pipe
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     wrapped = wrap_params(rows)
     assert all(len(line) <= 60 for line in format_table(wrapped).splitlines())
-    assert " ".join(row["parameters"] for row in wrapped) == rows[0]["parameters"]
+    assert " ".join(row["hyperparameters"] for row in wrapped) == rows[0]["hyperparameters"]
 
 
 @pytest.mark.parametrize(

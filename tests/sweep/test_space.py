@@ -65,7 +65,7 @@ def test_every_file_works_with_wandb_agents(name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "distribution"),
     [
-        ({"values": [1, "two", None, True]}, CategoricalDistribution([1, "two", None, True])),
+        ({"values": [2, "two", None, True]}, CategoricalDistribution([2, "two", None, True])),
         ({"value": 3}, CategoricalDistribution([3])),
         ({"min": 1, "max": 4}, IntDistribution(1, 4)),
         ({"min": 0.0, "max": 1}, FloatDistribution(0.0, 1.0)),
@@ -118,7 +118,7 @@ def test_numbers_nested_keys_and_programs_are_read_as_wandb_reads_them(tmp_path:
 
 @pytest.mark.parametrize(
     ("keys", "first"),
-    [({}, 1), ({"min_iter": 3}, 3), ({"max_iter": 27}, 1), ({"max_iter": 27, "s": 2}, 3), ({"max_iter": 4, "s": 9}, 1)],
+    [({"min_iter": 3}, 3), ({"max_iter": 27, "s": 2}, 3), ({"max_iter": 4, "s": 9}, 1)],
 )
 def test_hyperband_starts_where_wandb_starts_it(keys: dict[str, int], first: int) -> None:
     assert Hyperband.model_validate({"type": "hyperband", **keys}).first == first
@@ -127,10 +127,14 @@ def test_hyperband_starts_where_wandb_starts_it(keys: dict[str, int], first: int
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"program": "other.py"}, "program=other.py is not allowed: it should be train.py"),
-        ({"method": "luck"}, "method=luck is not allowed: it should be 'bayes', 'random' or 'grid'"),
-        ({"metric": {"name": "test/loss"}}, "metric.name=test/loss"),
-        ({"parameters": {}}, "parameters={}"),
+        ({"program": "other.py"}, "program=other.py is not allowed: it must be train.py"),
+        ({"method": "luck"}, "method=luck is not allowed: it must be one of bayes, random, grid"),
+        ({"metric": {"name": "test/loss"}}, "metric.name=test/loss is not allowed: it must be a validation metric"),
+        ({"metric": {"name": "accuracy"}}, "it must be a validation metric, as val/accuracy"),
+        ({"metric": {"name": "val/loss", "goal": "max"}}, "it must be one of maximize, minimize"),
+        ({"metric": {"name": "val/loss", "target": "low"}}, "metric.target=low is not allowed: it must be a number"),
+        ({"metric": "val/loss"}, "metric=val/loss is not allowed: it must be a mapping"),
+        ({"parameters": {}}, "parameters={} is not allowed: it must be a mapping of one or more keys"),
         ({"parameters": {"a": {"parameters": {}}}}, "parameters.a.parameters={}"),
         ({"parameters": {"a": {"values": [{"b": 1}]}}}, "parameters.a.values.0"),
         ({"parameters": {"a": {"min": 1}}}, "parameters.a needs one of value, values, or min and max, not min"),
@@ -159,7 +163,39 @@ def test_hyperband_starts_where_wandb_starts_it(keys: dict[str, int], first: int
         ({"command": "python train.py ${args}"}, "command="),
         ({"command": ["${program}", "${args_json}"]}, "${args_json} is not allowed"),
         ({"method": "grid", "parameters": {"a": {"min": 1.0, "max": 2}}}, "method=grid needs values"),
-        ({"early_terminate": {"type": "envelope"}}, "early_terminate.type=envelope"),
+        ({"early_terminate": {"type": "envelope"}}, "early_terminate.type=envelope is not allowed: it must be hyperb"),
+        ({"early_terminate": {"type": "hyperband"}}, "is not allowed: it needs min_iter, or max_iter and s"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 27}}, "it needs min_iter, or max_iter and s"),
+        ({"early_terminate": {"type": "hyperband", "s": 2}}, "it needs min_iter, or max_iter and s"),
+        ({"early_terminate": 3}, "early_terminate=3 is not allowed: it must be a mapping"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 0}},
+            "early_terminate.min_iter=0 is not allowed: it must be a positive integer",
+        ),
+        ({"run_cap": 0}, "run_cap=0 is not allowed: it must be a positive integer"),
+        ({"parameters": {"a": {"min": 0, "max": math.inf}}}, "parameters.a.max=inf is not allowed: it must be finite"),
+        ({"parameters": {"a": {"min": 0, "max": math.nan}}}, "it must be finite"),
+        ({"parameters": {"a": {"min": "a", "max": 3}}}, "parameters.a.min=a is not allowed: it must be a number"),
+        ({"parameters": {"a": {"min": 0, "max": 2**70}}}, "it must be below 2**63"),
+        ({"parameters": {"a": {"min": -1e308, "max": 1e308}}}, "the values are too large"),
+        ({"parameters": {"a": {"values": [math.nan, 0.1]}}}, "parameters.a.values.0=nan is not allowed: it must be"),
+        ({"parameters": {"a": {"values": [[0.1, math.inf], 0.1]}}}, "it must be finite"),
+        ({"parameters": {"a": {"value": math.inf}}}, "parameters.a.value=inf is not allowed: it must be finite"),
+        ({"parameters": {"a": {"values": [0.1, "0.1"]}}}, "parameters.a.values.1=0.1 is not allowed: it is listed twi"),
+        ({"parameters": {"a": {"values": [None, "None"]}}}, "parameters.a.values.1=null is not allowed: it is listed"),
+        ({"parameters": {"a": {"values": []}}}, "it must be a list of one or more values"),
+        (
+            {"method": "random", "parameters": {"a": {"values": [1, 2], "probabilities": [-1, 2]}}},
+            "parameters.a.probabilities.0=-1 is not allowed: it must be a number of 0 or more",
+        ),
+        (
+            {"method": "random", "parameters": {"a": {"distribution": "log_normal", "mu": -3, "sigma": 300}}},
+            "parameters.a.distribution=log_normal: the values are too large",
+        ),
+        (
+            {"method": "random", "parameters": {"a": {"distribution": "normal", "sigma": 0}}},
+            "parameters.a.sigma=0 is not allowed: it must be a positive number",
+        ),
         ({"epochs": 3}, "epochs=3 is not allowed: the keys here are program, method"),
     ],
 )
@@ -170,6 +206,15 @@ def test_invalid_space_is_reported_in_one_line(tmp_path: Path, change: dict, mes
         read_space(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_text_of_a_key_that_is_text_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    values = {"values": ["1e3", "1000.0", "1_0"]}
+    path.write_text(yaml.safe_dump({**MINIMAL, "parameters": {"task_name": values, "model_name": {"value": "1e3"}}}))
+    space = read_space(path)
+    assert space.searched()["task_name"].grid() == values["values"]
+    assert space.fixed_overrides() == ["model_name='1e3'"]
 
 
 @pytest.mark.parametrize(("content", "error"), [(b"a: [", DataError), (b"\xff", DataError), (b"3", ConfigError)])

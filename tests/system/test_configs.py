@@ -77,7 +77,7 @@ def test_every_task_and_model_fits_another() -> None:
         ("task=sum task.max_length=5", "task.max_length=5 does not match the data: it is set by data.max_length"),
         ("task=sum task.test_lengths=[20]", "task.test_lengths=[20] does not match the data"),
         ("task=classify task.num_classes=5", "task.num_classes=5 does not match the data"),
-        ("task=icons task.holdout=combinations", "task.holdout='combinations' does not match the data"),
+        ("task=icons task.holdout=combinations", "task.holdout=combinations does not match the data"),
         ("task=icons data.num_outputs=7", "data.num_outputs=7 does not fit task.label=combination"),
         ("task=icons model.num_classes=7", "it is set by data.num_outputs, which is 28"),
         ("task=sum data.image_size=14", "image_size=14 is not a multiple of 4"),

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import CONF
+from omegaconf import OmegaConf
 
 from patchwork.models.patch_embed import ConvStem, PatchEmbed
 from patchwork.training import announce
-from patchwork.training.announce import Announcement, describe_device, why_no_gpu
+from patchwork.training.announce import Announcement, describe_device, num_samples, why_no_gpu
 
 Capture = pytest.CaptureFixture[str]
+TRAINER_CONFIG = OmegaConf.load(CONF / "trainer" / "default.yaml")
 
 
 class Clock:
@@ -35,8 +38,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_trainer(step: int = 0, **changes: Any) -> Any:
     data = SimpleNamespace(
-        num_samples={"train": 60_000, "val": 0, "test": 0}, batch_size=64, source=SimpleNamespace(name="mnist")
+        num_samples={"train": 60_000, "val": 0, "test": 0},
+        batch_size=64,
+        eval_batch_size=64,
+        source=SimpleNamespace(name="mnist"),
+        repeats_batches=False,
     )
+    data.num_batches = lambda split: data.num_samples[split] // 64
     attributes = {
         "global_step": step,
         "current_epoch": step // 900,
@@ -46,9 +54,9 @@ def make_trainer(step: int = 0, **changes: Any) -> Any:
         "num_nodes": 1,
         "precision": "32-true",
         "accumulate_grad_batches": 1,
-        "val_check_batch": 900,
-        "num_training_batches": 900,
-        "check_val_every_n_epoch": 1,
+        "limit_train_batches": 1.0,
+        "limit_val_batches": 1.0,
+        "limit_test_batches": 1.0,
         "datamodule": data,
         "strategy": SimpleNamespace(root_device=torch.device("cpu")),
         "is_global_zero": True,
@@ -57,8 +65,9 @@ def make_trainer(step: int = 0, **changes: Any) -> Any:
     return SimpleNamespace(**{**attributes, **changes})
 
 
-def take_steps(trainer: Any, count: int, model: torch.nn.Module | None = None) -> None:
-    announcement = Announcement("classify", "vit")
+def take_steps(trainer: Any, count: int, model: torch.nn.Module | None = None, **values: Any) -> None:
+    config = {"max_epochs": trainer.max_epochs, **values}
+    announcement = Announcement("classify", "vit", OmegaConf.merge(TRAINER_CONFIG, config))
     task: Any = SimpleNamespace(model=model or torch.nn.Linear(99, 1000), samples_name="images")
     announcement.on_train_start(trainer, task)
     for _ in range(count):
@@ -75,6 +84,18 @@ def test_the_first_lines_say_what_is_trained(clock: None, capsys: Capture) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("count", "epoch"), [(1257, "60,000 samples an epoch of 1,257 images"), (60_000, "60,000 images an epoch")]
+)
+def test_images_that_an_epoch_shows_again_are_not_counted_twice(
+    clock: None, capsys: Capture, count: int, epoch: str
+) -> None:
+    trainer = make_trainer()
+    trainer.datamodule.splits = {"train": SimpleNamespace(labels=range(count))}
+    take_steps(trainer, 0)
+    assert f"dataset=mnist: {epoch}, 0 to validate" in capsys.readouterr().out
+
+
 def test_once_steps_have_been_timed_it_says_how_long_the_rest_takes(clock: None, capsys: Capture) -> None:
     take_steps(make_trainer(), 100)
     (line,) = capsys.readouterr().out.splitlines()[2:]
@@ -82,10 +103,36 @@ def test_once_steps_have_been_timed_it_says_how_long_the_rest_takes(clock: None,
 
 
 def test_the_estimate_has_the_validations_and_the_test(clock: None, capsys: Capture) -> None:
-    trainer = make_trainer(estimated_stepping_batches=323, val_check_batch=100, max_epochs=3)  # 300 left: 30 s
-    trainer.datamodule.num_samples |= {"val": 6400, "test": 6400}  # four passes of 3.3 s, at a third of training's cost
+    trainer = make_trainer(estimated_stepping_batches=323, max_epochs=3)  # 300 left: 30 s
+    # four passes of 3.3 s, at a third of training's cost
+    trainer.datamodule.num_samples |= {"train": 6890, "val": 6400, "test": 6400}
     take_steps(trainer, 30)
     assert capsys.readouterr().out.splitlines()[2:] == ["this takes about 45 seconds (100 ms a step)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeats_batches", "split", "count"),
+    [
+        ({}, False, "val", 6400),
+        ({"limit_val_batches": 0.5, "limit_test_batches": 3}, False, "val", 3200),
+        ({"limit_val_batches": 0.5, "limit_test_batches": 3}, False, "test", 192),
+        ({"limit_val_batches": 0, "limit_test_batches": 0.0}, False, "test", 0),
+        ({"limit_train_batches": 3}, False, "train", 192),
+        ({"limit_train_batches": 2, "limit_val_batches": 2}, True, "val", 128),  # of the training batches
+    ],
+)
+def test_only_the_samples_that_the_limits_leave_are_counted(
+    changes: dict[str, Any], repeats_batches: bool, split: Any, count: int
+) -> None:
+    trainer = make_trainer(**changes)
+    trainer.datamodule.num_samples |= {"val": 6400, "test": 6400}
+    trainer.datamodule.repeats_batches = repeats_batches
+    assert num_samples(trainer, trainer.datamodule, split) == count
+
+
+def test_one_step_is_singular(clock: None, capsys: Capture) -> None:
+    take_steps(make_trainer(estimated_stepping_batches=1, max_epochs=1), 0)
+    assert capsys.readouterr().out.splitlines()[1].startswith("1 step in 1 epoch on ")
 
 
 @pytest.mark.parametrize("steps", [23, 10])
@@ -120,13 +167,21 @@ def test_only_the_first_process_prints(clock: None, capsys: Capture) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("precision", "text"), [("bf16", ", stem in bfloat16"), (32, "")])
+@pytest.mark.parametrize(
+    ("precision", "trainer_precision", "text"),
+    [
+        ("bf16", "32-true", ", stem in bfloat16"),
+        (32, "32-true", ""),
+        ("bf16", "bf16-mixed", ", bf16-mixed"),
+        ("bf16", "64-true", ", 64-true"),  # autocast leaves float64 as it is
+    ],
+)
 def test_the_precision_of_the_stem_is_told_where_it_differs(
-    clock: None, capsys: Capture, precision: Any, text: str
+    clock: None, capsys: Capture, precision: Any, trainer_precision: str, text: str
 ) -> None:
     stem = ConvStem(layers=[{"channels": 4, "kernel": 3}], precision=precision)
     model = PatchEmbed(image_size=(8, 8), patch_size=4, in_channels=1, embed_dim=4, stem=stem)
-    take_steps(make_trainer(), 0, model)
+    take_steps(make_trainer(precision=trainer_precision), 0, model)
     assert capsys.readouterr().out.splitlines()[1] == f"8,100 steps in 9 epochs on the CPU with 2 threads{text}"
 
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from patchwork.core.errors import NumericError
 from patchwork.tasks import Task
-from patchwork.training.fit_steps import num_steps, num_validations
 from patchwork.training.loss_logger import LossLogger
 from patchwork.training.outcome import training_outcome
+from patchwork.training.step_counts import num_steps, num_validations
 from patchwork.training.trainer import Trainer, translate_lightning_errors
 
 NUM_BATCHES = 10
@@ -89,6 +89,7 @@ def fit(*callbacks: pl.Callback, batches: list[Tensor] | None = None, **values: 
         ({"limit_val_batches": 0}, []),
         ({"limit_val_batches": 0.0, "max_steps": 5}, []),
         ({"overfit_batches": 2}, [2, 4, 6]),
+        ({"overfit_batches": 2, "limit_val_batches": 0}, [2, 4, 6]),
         ({"fast_dev_run": True}, [1]),
         ({"fast_dev_run": 3}, [3]),
         ({"accumulate_grad_batches": 4}, [3, 6, 9]),
@@ -146,7 +147,7 @@ def test_each_gradient_is_clipped_by_value() -> None:
 
 @pytest.mark.filterwarnings("ignore:Error detected in")
 def test_detected_anomaly_is_a_numeric_error() -> None:
-    with pytest.raises(NumericError, match="returned nan values"):
+    with pytest.raises(NumericError, match=r"returned nan values in its 0th output; trainer\.detect_anomaly=true"):
         fit(batches=[torch.full((2, 3), torch.inf)], detect_anomaly=True)
 
 

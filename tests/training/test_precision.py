@@ -6,7 +6,8 @@ import torch
 from patchwork import compose
 from patchwork.models import patch_embed
 from patchwork.models.patch_embed import ConvStem, PatchEmbed, has_bfloat16, resolve_precision
-from patchwork.training.precision import find_device_type, resolve_stem_precision
+from patchwork.training.precision import find_device_type, make_precision, resolve_stem_precision
+from patchwork.training.trainer_arguments import FULL_PRECISION_NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +27,21 @@ def test_auto_is_decided_and_becomes_part_of_the_configuration(
     assert config.model.stem.precision == "auto"
     assert resolve_stem_precision(config).model.stem.precision == expected
     assert config.model.stem.precision == "auto"  # the original is left as it is
+
+
+@pytest.mark.parametrize("name", ["64", 64, "64-true"])
+def test_a_stem_in_double_precision_has_no_other(monkeypatch: pytest.MonkeyPatch, name: str | int) -> None:
+    monkeypatch.setattr(patch_embed, "has_bfloat16", lambda device_type: True)
+    config = compose([])
+    config.trainer.precision = name
+    assert resolve_stem_precision(config).model.stem.precision == 32
+
+
+@pytest.mark.parametrize(("short", "name"), FULL_PRECISION_NAMES.items())
+def test_short_names_are_the_same_precision(short: str, name: str) -> None:
+    by_short, by_name = (make_precision(each, torch.device("cpu")) for each in (short, name))
+    assert type(by_short) is type(by_name)
+    assert by_short.precision == by_name.precision == name
 
 
 @pytest.mark.parametrize("precision", ["bf16", 32])

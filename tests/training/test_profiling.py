@@ -27,6 +27,30 @@ def test_report_is_printed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [path.name for path in tmp_path.iterdir()] == ["profile.txt"]
 
 
+def test_a_fit_that_fails_leaves_no_part_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profiler = SimpleProfiler()
+
+    def fail() -> None:
+        with profiled(Mock(profiler=profiler), tmp_path):
+            profiler.setup("fit", local_rank=0)
+            profiler.describe()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    profiler.describe()
+    assert not list(tmp_path.iterdir())
+    assert not capsys.readouterr().out
+
+
+def test_the_parts_are_joined_once_all_processes_have_written_theirs(tmp_path: Path) -> None:
+    trainer = Mock(profiler=SimpleProfiler())
+    trainer.strategy.barrier = lambda name: (tmp_path / "fit-profile-1.txt").write_text("of another process")
+    with profiled(trainer, tmp_path):
+        pass
+    assert (tmp_path / "profile.txt").read_text() == "of another process\n"
+
+
 def test_nothing_is_reported_without_a_profiler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with profiled(Mock(profiler=PassThroughProfiler()), tmp_path):
         pass

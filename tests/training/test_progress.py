@@ -61,7 +61,7 @@ def test_the_run_begins_and_ends_in_plain_words(printed: tuple[Path, str]) -> No
 
 def make_trainer(**changes: Any) -> Any:
     batches = SimpleNamespace(current=SimpleNamespace(ready=10))
-    epoch_loop = SimpleNamespace(batch_progress=batches, total_batch_idx=-1)
+    epoch_loop = SimpleNamespace(batch_progress=batches)
     attributes = {
         "is_global_zero": True,
         "sanity_checking": False,
@@ -72,6 +72,7 @@ def make_trainer(**changes: Any) -> Any:
         "fit_loop": SimpleNamespace(epoch_loop=epoch_loop),
         "num_training_batches": 10,
         "estimated_stepping_batches": 20,
+        "global_step": 0,
         "accumulate_grad_batches": 1,
         "num_val_batches": [3],
         "num_test_batches": [3],
@@ -92,6 +93,7 @@ def fit(bar: ProgressBar, trainer: Any, losses: list[float]) -> None:
     bar.on_train_start(trainer, task)
     for index, loss in enumerate(losses):
         task.loss = torch.tensor(loss)
+        trainer.global_step += (index + 1) % trainer.accumulate_grad_batches == 0
         bar.on_train_batch_end(trainer, task, None, None, index)
     bar.on_validation_start(trainer, task)
     bar.on_validation_batch_end(trainer, task, None, None, 0)
@@ -110,6 +112,28 @@ def test_the_bar_has_loss_and_metric_and_each_validation_a_line(
     assert "10/20" in err
     assert "validation: 1 of 3 batches" in err
     assert "left, loss 3.9500 · val/accuracy 0.5000" in err
+
+
+def test_the_bar_counts_optimizer_steps(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    fit(bar, make_trainer(accumulate_grad_batches=5, global_step=2, estimated_stepping_batches=4), [1.0] * 10)
+    bar.close()
+    err = capsys.readouterr().err
+    assert "50% " in err  # where it was resumed
+    assert "100% " in err
+    assert "4/4" in err
+
+
+def test_the_loss_in_the_bar_is_refreshed_however_short_epochs_are(terminal: None) -> None:
+    bar, trainer, task = ProgressBar(), make_trainer(), SimpleNamespace(monitor="", loss=torch.tensor(1.0))
+    bar.on_train_start(trainer, task)
+    for index in range(21):
+        task.loss = torch.tensor(float(index))
+        bar.on_train_batch_end(trainer, task, None, None, index % 3)
+    assert bar.bar is not None
+    assert bar.smooth_loss is not None
+    assert f"loss {float(bar.smooth_loss):.4f}" in bar.bar.postfix
+    bar.close()
 
 
 def test_an_epoch_without_a_validation_has_a_line_of_its_loss(capsys: pytest.CaptureFixture[str]) -> None:

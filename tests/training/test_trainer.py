@@ -1,6 +1,7 @@
 """What is checked before training starts, and Lightning's errors in one line."""
 
 import inspect
+import re
 from typing import Any
 from unittest.mock import Mock
 
@@ -21,7 +22,14 @@ from patchwork.training.trainer import (
     make_trainer,
     translate_lightning_errors,
 )
-from patchwork.training.trainer_arguments import MaxEpochs, MaxTime, OptionalBatchLimit, PrecisionName, ValCheckInterval
+from patchwork.training.trainer_arguments import (
+    Devices,
+    MaxEpochs,
+    MaxTime,
+    OptionalBatchLimit,
+    PrecisionName,
+    ValCheckInterval,
+)
 
 NO_LIMITS = OmegaConf.load(CONF / "trainer" / "default.yaml")
 
@@ -49,6 +57,7 @@ def test_argument_that_is_not_set_here_is_answered_with_its_replacement(name: st
             ["00:00:08:00", "1:00:00:00", None, {"minutes": 5}, {"hours": 1, "minutes": 0}],
             ["00:05:00", "5", 5, 5.0, "00:00:00:00", "00:00:5:00", {"minutes": 0}, {"minute": 5}, {}, True, "x"],
         ),
+        (Devices, [1, 8, -1, "auto", [0], [0, 1]], [0, -2, None, True, "0,1", [], [-1], ["0"]]),
         (MaxEpochs, [1, 100, -1], [None, 0, -2, 1.0, True, "all"]),
         (
             PrecisionName,
@@ -69,8 +78,11 @@ def test_values_of_an_argument(annotation: Any, allowed: list[Any], refused: lis
 def test_errors_of_times_and_intervals_have_an_example() -> None:
     with pytest.raises(ConfigError, match=r"days:hours:minutes:seconds, such as 00:00:30:00"):
         check_value("trainer.max_time", 5, MaxTime)
-    with pytest.raises(ConfigError, match=r"1\.0 for once an epoch"):
-        check_value("trainer.val_check_interval", 1, ValCheckInterval)
+    for value in (1, "00:00:00:10", {"minutes": 10}):
+        with pytest.raises(ConfigError, match=r"1\.0 for once an epoch, or an integer N .* nor a time"):
+            check_value("trainer.val_check_interval", value, ValCheckInterval)
+    with pytest.raises(ConfigError, match=r"'?0,1'? is not allowed: .* such as \[0,1\]"):
+        check_value("trainer.devices", "0,1", Devices)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +91,18 @@ def test_errors_of_times_and_intervals_have_an_example() -> None:
         ({}, None),
         ({"limit_train_batches": 1, "limit_val_batches": 1000}, None),
         ({"limit_val_batches": 0.1}, None),
-        ({"limit_val_batches": 0.09}, "trainer.limit_val_batches=0.09 of 10 batches rounds to 0"),
-        ({"limit_train_batches": 0.01}, "trainer.limit_train_batches=0.01 of 10 batches rounds to 0"),
+        ({"limit_val_batches": 0.09}, "trainer.limit_val_batches=0.09 of 10 validation batches rounds to 0"),
+        ({"limit_train_batches": 0.01}, "trainer.limit_train_batches=0.01 of 10 training batches rounds to 0"),
         ({"val_check_interval": 0.4}, None),
-        ({"val_check_interval": 0.4, "limit_train_batches": 2}, "trainer.val_check_interval=0.4 of 2 batches"),
+        ({"val_check_interval": 0.4, "limit_train_batches": 2}, "trainer.val_check_interval=0.4 of 2 training batches"),
         ({"val_check_interval": 10}, None),
         ({"val_check_interval": 11}, "trainer.val_check_interval=11 is more than the 10 batches of an epoch"),
         ({"val_check_interval": 11, "check_val_every_n_epoch": None}, None),
         ({"val_check_interval": 11, "limit_val_batches": 0}, None),
         ({"val_check_interval": 3, "overfit_batches": 2}, "trainer.val_check_interval=3 is more than the 2 batches"),
-        ({"overfit_batches": 0.01}, "trainer.overfit_batches=0.01 of 10 batches rounds to 0"),
+        ({"val_check_interval": 0.4, "limit_train_batches": 1}, "=0.4 of 1 training batch rounds to 0"),
+        ({"val_check_interval": 3, "overfit_batches": 2, "limit_val_batches": 0}, "is more than the 2 batches"),
+        ({"overfit_batches": 0.01}, "trainer.overfit_batches=0.01 of 10 training batches rounds to 0"),
         ({"limit_val_batches": 0, "limit_test_batches": 0.0}, None),
         ({"fast_dev_run": True, "limit_val_batches": 0.01}, None),
     ],
@@ -101,6 +115,53 @@ def test_fraction_that_rounds_to_zero_batches_is_a_config_error(limits: dict[str
     else:
         with pytest.raises(ConfigError, match=message):
             check_limits(config, data)
+
+
+def test_validation_of_overfitting_takes_no_validation_batches() -> None:
+    data = Mock(num_batches=lambda split: 10 if split == "train" else 4)
+    check_limits(OmegaConf.merge(NO_LIMITS, {"overfit_batches": 0.2}), data)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"min_epochs": 3, "max_epochs": 1},
+            "min_epochs=3 is never reached: trainer.max_epochs=1 ends training after 10",
+        ),
+        (
+            {"min_steps": 20, "max_steps": 10},
+            "min_steps=20 is never reached: trainer.max_steps=10 ends training after 10",
+        ),
+        (
+            {"min_steps": 20, "max_epochs": 1},
+            "min_steps=20 is never reached: trainer.max_epochs=1 ends training after 10",
+        ),
+        (
+            {"min_epochs": 2, "max_steps": 1},
+            "min_epochs=2 is never reached: trainer.max_steps=1 ends training after 1 step;",
+        ),
+        ({"min_epochs": 1, "min_steps": 10, "max_epochs": 1}, None),
+        ({"min_epochs": 2, "max_epochs": -1, "max_steps": 20}, None),
+        ({"min_steps": 99, "max_epochs": 1, "fast_dev_run": True}, None),
+    ],
+)
+def test_a_minimum_that_is_never_reached_is_a_config_error(values: dict[str, Any], message: str | None) -> None:
+    config, data = OmegaConf.merge(NO_LIMITS, values), Mock(num_batches=lambda split: 10)
+    if message is None:
+        check_limits(config, data)
+    else:
+        with pytest.raises(ConfigError, match=re.escape(f"trainer.{message}")):
+            check_limits(config, data)
+
+
+@pytest.mark.parametrize("interval", [1.0, 0.5])
+def test_batches_across_epochs_have_no_fraction_of_an_epoch(interval: float) -> None:
+    values = {"check_val_every_n_epoch": None, "val_check_interval": interval}
+    with pytest.raises(
+        ConfigError, match=rf"=null counts .* trainer\.val_check_interval={interval} cannot be .* integer"
+    ):
+        make_trainer(OmegaConf.create({"trainer": OmegaConf.merge(NO_LIMITS, values)}), [])
 
 
 def test_max_epochs_that_ends_before_max_steps_is_said() -> None:
@@ -128,6 +189,10 @@ def test_training_without_end_is_a_config_error() -> None:
         ("cuda", 1, ResourceError),
         ("mps", [0], ResourceError),
         ("abacus", 1, ConfigError),
+        ("cpu", "auto", None),
+        ("cpu", -1, ConfigError),
+        ("auto", [0], ConfigError),
+        ("auto", OmegaConf.create([0, 1]), ConfigError),
     ],
 )
 def test_accelerator_must_be_available(
@@ -139,15 +204,23 @@ def test_accelerator_must_be_available(
     if error is None:
         check_accelerator(name, devices)
     else:
-        with pytest.raises(error, match=r"use (up to 4|one of auto, cpu)$"):
+        with pytest.raises(error, match=r"use (1, or up to 4|up to 4|one of auto, cpu)$"):
             check_accelerator(name, devices)
 
 
 def test_gpus_are_not_limited_by_cpu_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "available_cpus", lambda: 1)
     monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: True)
-    check_accelerator("cuda", 8)
-    check_accelerator("auto", 8)
+    monkeypatch.setattr(trainer.torch.cuda, "device_count", lambda: 8)
+    for name in ("cuda", "auto", "gpu"):
+        for devices in (8, -1, "auto", [0, 7]):
+            check_accelerator(name, devices)
+        with pytest.raises(ResourceError, match=r"trainer\.devices=9 .* use up to 8"):
+            check_accelerator(name, 9)
+        with pytest.raises(ResourceError, match=r"trainer\.devices=\[8\] .* \[0, 1, 2, 3, 4, 5, 6, 7\]"):
+            check_accelerator(name, [8])
+    with pytest.raises(ResourceError, match="use up to 2"):
+        check_accelerator("cpu", 8)
     monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: False)
     with pytest.raises(ResourceError, match="use up to 2"):
         check_accelerator("auto", 8)

@@ -1,1 +1,16 @@
 """The commands of `patchwork`, one module each, with a function `command(args)` that returns the exit code."""
+
+COMMANDS = {
+    "train": "train a task, or resume a run",
+    "evaluate": "measure a run, or several as an ensemble, on the test split",
+    "audit": "check that a model does what it claims",
+    "generate": "generate images with a trained model",
+    "predict": "write the predictions of a run as a table",
+    "runs": "list runs, newest first",
+    "sweep": "search for hyperparameters",
+    "convert": "convert MNIST from other forms to the files that are read here",
+    "icons": "write the icon data set as PNG files",
+    "explain": "say what a key, a group or a choice is",
+}
+NO_KEYWORDS = ("train", "audit", "explain")  # whose arguments are overrides or words
+FUNCTIONS = {name: name for name in COMMANDS if name not in NO_KEYWORDS} | {"icons": "write_icons"}  # of the others

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from patchwork.commands import FUNCTIONS
 from patchwork.core.allowed import format_value
 from patchwork.core.cpus import limit_threads
 from patchwork.core.docstrings import argument_sentences
@@ -25,6 +26,7 @@ from patchwork.core.errors import (
 )
 from patchwork.core.job import JOB, update_job_status
 from patchwork.core.overrides import format_override, parse_call
+from patchwork.core.paths import exists, expand_home
 from patchwork.core.rank import is_rank_zero
 from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, signature
 from patchwork.core.signals import REQUEUE_SIGNALS, Interrupter, handle_stop_signals
@@ -104,7 +106,7 @@ def name_arguments(function: Callable[..., Any], args: list[str]) -> list[str]:
             raise ConfigError(f"{arg} is not an option of this command: write {meant}={value or 'value'}")
         if key in parameters and separator:
             named.append(arg)
-        elif next(iter(parameters)) == "run" and Path(arg).expanduser().exists():
+        elif next(iter(parameters)) == "run" and exists(expand_home(arg)):
             paths.append(arg)
         elif not separator and next(iter(parameters)) == "run":
             raise ConfigError(
@@ -140,13 +142,13 @@ def name_owner(name: str, error: UnknownKeyError) -> str:
 
 def keyword_commands() -> dict[str, Callable[..., Any]]:
     """Return the functions of the commands whose arguments are keywords, by the name of the command."""
-    functions: dict[str, Callable[..., Any]] = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        module = import_module(f"{__package__}.{path.stem}")
-        function = getattr(module, path.stem, None) or getattr(module, f"write_{path.stem}", None)
-        if inspect.isfunction(function) and any(signature(function)):
-            functions[path.stem] = function
-    return functions
+    return {name: keyword_command(name) for name in FUNCTIONS}
+
+
+def keyword_command(name: str) -> Callable[..., Any]:
+    """Return the function of a command whose arguments are keywords."""
+    function: Callable[..., Any] = getattr(import_module(f"{__package__}.{name}"), FUNCTIONS[name])
+    return function
 
 
 def program(name: str) -> str:

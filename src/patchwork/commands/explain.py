@@ -1,6 +1,7 @@
 """Say what a key, a group of choices or a choice is: its sentence, what is allowed, its value and where that is set."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from patchwork.commands import audit
-from patchwork.commands.app import format_help, keyword_commands, print_help, run_command
+from patchwork.commands import FUNCTIONS, audit
+from patchwork.commands.app import format_help, keyword_command, keyword_commands, print_help, run_command
 from patchwork.commands.train_help import train_help
 from patchwork.core.allowed import describe, format_value
 from patchwork.core.conf_files import (
+    PACKAGED_GROUPS,
+    choice_error,
     comments,
     extended_files,
     first_sentence,
@@ -24,9 +27,10 @@ from patchwork.core.conf_files import (
 )
 from patchwork.core.docstrings import argument_sentences, summary
 from patchwork.core.errors import ConfigError
-from patchwork.core.hydra_errors import PACKAGED_GROUPS, choice_error, plain_values
+from patchwork.core.hydra_compose import plain_values
 from patchwork.core.overrides import override_key
 from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, find_target, signature, unknown_key_error
+from patchwork.core.shell_overrides import parse_typed
 from patchwork.core.suggest import key_paths
 from patchwork.core.table import format_table
 from patchwork.runs.compose import CONF_DIR, ROOT, compose_with_hydra, without_hydra
@@ -47,7 +51,7 @@ GLOBAL_GROUPS = (
     "recipe",
     "accelerator",
     "task",
-)  # whose files set keys of others, strongest first
+)  # whose files set others' keys, strongest first
 
 
 def command(args: list[str]) -> int:
@@ -60,23 +64,40 @@ def explain(args: list[str]) -> None:
     """Print what the words among the arguments are, with the others as overrides; without words, the others.
 
     Raises:
-        ConfigError: if there is no such key, group or choice.
+        ConfigError: if there is no such key, group or choice; what is said of the others is printed before.
     """
     if not args:
         raise ConfigError("name what to explain, as a key, a group or a choice: patchwork explain optimizer.lr")
-    words = [arg for arg in args if "=" not in arg]
-    overrides = [arg for arg in args if "=" in arg] if words else []
+    subjects, overrides = split_subjects(args)
     configuration: Configuration | None = None
-    import patchwork.core.fast_import  # noqa: F401
+    texts, errors = [], []
+    for subject in subjects:
+        try:
+            text = explain_elsewhere(subject)
+            if text is None:
+                configuration = configuration or Configuration.compose(overrides)
+                text = explain_configured(subject, configuration)
+            texts.append(text)
+        except ConfigError as error:
+            errors.append(str(error))
+    if texts:
+        print("\n\n".join(texts))
+    if errors:
+        raise ConfigError("; ".join(dict.fromkeys(errors)))
 
-    texts = []
-    for subject in words or args:
-        text = explain_elsewhere(subject)
-        if text is None:
-            configuration = configuration or Configuration.compose(overrides)
-            text = explain_configured(subject, configuration)
-        texts.append(text)
-    print("\n\n".join(texts))
+
+def split_subjects(args: list[str]) -> tuple[list[str], list[str]]:
+    """Return what is to be explained, and the overrides with which it is.
+
+    Without words the subjects are the choices, and the keys of other overrides, as in `optimizer.lr=0.1`.
+    """
+    words = [arg for arg in args if "=" not in arg]
+    settings = [arg for arg in args if "=" in arg]
+    if words:
+        return words, settings
+    groups = group_choices([CONF_DIR])
+    is_choice = {arg: override_key(arg).partition("@")[0] in groups for arg in args}
+    return [arg if is_choice[arg] else override_key(arg) for arg in args], [arg for arg in args if not is_choice[arg]]
 
 
 @dataclass(frozen=True)
@@ -103,13 +124,11 @@ def explain_elsewhere(subject: str) -> str | None:
         return explain_choice(subject)
     if subject in HELP_TEXTS:
         return HELP_TEXTS[subject]()
-    functions = keyword_commands()
     name, _, key = subject.partition(".")
-    if not key and name in functions:
-        return format_help(f"patchwork {name} key=value …", functions[name])
-    if key and name in functions:
-        return command_key(name, key, functions[name]).text()
-    return None
+    if name not in FUNCTIONS:
+        return None
+    function = keyword_command(name)
+    return command_key(name, key, function).text() if key else format_help(f"patchwork {name} key=value …", function)
 
 
 def command_key(name: str, key: str, function: Any) -> Key:
@@ -123,7 +142,7 @@ def command_key(name: str, key: str, function: Any) -> Key:
         raise ConfigError(f"{key} is not a key of patchwork {name}; its keys are {', '.join(parameters)}")
     default = inspect.signature(function).parameters[key].default
     value = "none, it must be given" if default is inspect.Parameter.empty else format_value(default)
-    sentence = argument_sentences(function).get(key, "")
+    sentence = argument_sentence(function, key)
     return Key(f"patchwork {name} {key}=…", sentence, describe(parameters[key][0]), value, "")
 
 
@@ -141,7 +160,7 @@ class Configuration:
 
     @classmethod
     def compose(cls, overrides: list[str]) -> "Configuration":
-        composed = compose_with_hydra(overrides)
+        composed = compose_with_hydra(parse_typed(overrides, sweep=False))
         choices = {str(group).strip("/"): choice for group, choice in composed.hydra.runtime.choices.items() if choice}
         config = without_hydra(composed)
         return cls(config, plain_values(config), choices, overrides)
@@ -170,18 +189,35 @@ class Configuration:
 
     def value(self, path: str) -> str:
         """Return a value as it is typed, and the key that it refers to."""
-        raw: Any = self.values
-        for name in path.split("."):
-            raw = raw[name]
+        raw = self.raw(path)
         try:
             value = OmegaConf.select(self.config, path)
         except OmegaConfBaseException:
             return str(raw)
         if isinstance(value, DictConfig) and "_target_" in value:
-            text = f"a {str(value._target_).rpartition('.')[2]}, whose keys are below {path}"
+            group = self.group(path)
+            if group in self.choices:
+                return f"{group}={self.choices[group]}"
+            text = f"the keys below {path}"
         else:
             text = format_value(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
         return f"{text}, which follows from {raw}" if isinstance(raw, str) and "${" in raw else text
+
+    def raw(self, path: str) -> Any:
+        """Return the value of a key that exists, interpolations unresolved."""
+        node: Any = self.values
+        for name in path.split("."):
+            node = node[name]
+        return node
+
+    def group(self, path: str) -> str:
+        """Return the group whose choices are put at a key, as it is typed: `stem@model.stem`; empty if there is none.
+
+        A key that refers to another one has the group of that: `data.dataset` is set by `dataset`.
+        """
+        if (source := str(self.raw(path)).strip("${}")) in TARGET_PACKAGES:
+            return source
+        return next((typed for typed in PACKAGED_GROUPS.values() if typed.partition("@")[2] == path), "")
 
 
 def has_key(values: Mapping[str, Any], path: str) -> bool:
@@ -214,8 +250,8 @@ def explain_configured(subject: str, configuration: Configuration) -> str:
     paths = list(dict.fromkeys([*key_paths(configuration.values), *choices]))
     parent = subject.rpartition(".")[0]
     known = [path.rpartition(".")[2] for path in paths if path.rpartition(".")[0] == parent]
-    error = unknown_key_error(subject, "…", parent if parent and known else "the configuration", known, paths)
-    raise ConfigError(str(error).replace("=…", ""))
+    owner = parent if parent and known else "the configuration"
+    raise unknown_key_error(subject, None, owner, known, paths, has_value=False)
 
 
 def find_key(path: str, configuration: Configuration) -> Key | None:
@@ -235,13 +271,27 @@ def find_key(path: str, configuration: Configuration) -> Key | None:
             return None
         node = child
     if "_target_" in node:
-        return constructor_key(path, find_target(".".join(parents), node["_target_"], package_name), configuration)
+        return constructor_key(path, import_target(".".join(parents), node, package_name), configuration)
     if name in node and isinstance(node[name], Mapping) and "_target_" in node[name]:  # one of several in a group
-        target = find_target(path, node[name]["_target_"], TARGET_PACKAGES[group])
+        target = import_target(path, node[name], TARGET_PACKAGES[group])
         allowed = "its keys, or null to leave it out"
         value = f"its keys: {', '.join(signature(target))}" if any(signature(target)) else "it has no keys"
         return Key(path, summary(target), allowed, value, configuration.source(path))
     return None
+
+
+def import_target(path: str, node: Mapping[str, Any], package_name: str) -> Any:
+    """Return the constructor of a node; most of them need torch, whose import takes seconds."""
+    import patchwork.core.fast_import  # noqa: F401
+
+    return find_target(path, node["_target_"], package_name)
+
+
+def argument_sentence(function: Any, name: str) -> str:
+    """Return what a docstring says about an argument, with constants as they are typed on the command line."""
+    constants = {"None": "null", "True": "true", "False": "false"}
+    sentence = argument_sentences(function).get(name, "")
+    return re.sub(r"\b(None|True|False)\b", lambda match: constants[match[0]], sentence)
 
 
 def constructor_key(path: str, target: Any, configuration: Configuration) -> Key | None:
@@ -249,8 +299,11 @@ def constructor_key(path: str, target: Any, configuration: Configuration) -> Key
     name, parameters = path.rpartition(".")[2], signature(target)
     if name not in parameters:
         return None
-    sentence, allowed = argument_sentences(target).get(name, ""), describe(parameters[name][0])
+    sentence, allowed = argument_sentence(target, name), describe(parameters[name][0])
     if has_key(configuration.values, path):
+        if group := configuration.group(path):
+            listed = ", ".join(group_choices([CONF_DIR])[group.partition("@")[0]])
+            allowed = f"{group}=CHOICE, of {listed}{f'; or {path}=null' if '@' in group else ''}"
         return Key(path, sentence, allowed, configuration.value(path), configuration.source(path))
     default = argument_default(target, name)
     return Key(path, sentence, allowed, f"{format_value(default)}; set it with +{path}=…", "")

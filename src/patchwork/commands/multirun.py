@@ -5,11 +5,11 @@ may run on other machines; what is known of them is in the directory of the mult
 
 - `<index>.json`: a job's overrides, status, exit code, run directory and error;
 - `<index>.log`: its output, if jobs run in parallel;
-- `stop`: the number of the signal that stops them all.
+- `stop`: the number of the signal that stops them all;
+- `stop_now`: there once they must stop without saving.
 """
 
 import os
-import shlex
 import signal
 import statistics
 import subprocess
@@ -17,88 +17,137 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.commands.app import print_error
-from patchwork.core.errors import ConfigError, Interrupted, ResourceError, one_line
+from patchwork.core.errors import ConfigError, Interrupted, NumericError, ResourceError, one_line
+from patchwork.core.hydra_compose import split_jobs
 from patchwork.core.hydra_errors import translate_hydra_error
 from patchwork.core.job import JOB, read_json, write_json
 from patchwork.core.overrides import format_override, override_key
+from patchwork.core.schema import check_scalars
 from patchwork.core.signals import install
 from patchwork.core.subprocesses import start
 from patchwork.core.table import format_table
-from patchwork.runs.compose import CONF_DIR
+from patchwork.runs.compose import CONF_DIR, ConfigSource, compose_with_hydra, without_hydra
+from patchwork.runs.fitting import check_fit
 from patchwork.runs.hydra_keys import DEFAULT_DIR, job_overrides, sweep_dir_of, typed_overrides
 
-STOP = "stop"
+STOP, STOP_NOW = "stop", "stop_now"
+POLL_SECONDS = 0.2  # between looks for these files
+MAY_PASS = (NumericError.exit_code, ResourceError.exit_code)  # the same configuration may run later
+END_SECONDS = 0.5  # for a job to end at a second SIGINT; the third is SIGKILL
 
 
 # --- the parent process ------------------------------------------------------------------------------------------
 
 
-def run_jobs(hydra_cfg: HydraConf, launch: Callable[[list[str], Callable[[DictConfig], None]], None]) -> int:
+def plan_jobs(hydra_cfg: HydraConf, overrides: list[str], source: ConfigSource) -> list[list[str]]:
+    """Return the overrides of each job of a multirun, after checks of each that take no import of torch.
+
+    Args:
+        hydra_cfg: Hydra's own configuration.
+        overrides: with the values of all jobs, as Hydra parses them.
+        source: the files of the configuration.
+
+    Raises:
+        ConfigError: if the configuration of a job is wrong.
+    """
+    try:
+        planned = split_jobs(overrides, conf_dir=source.conf_dir, config_dir=source.config_dir)
+    except HydraException as error:
+        raise ConfigError(one_line(error)) from error
+    for job in planned:
+        config = without_hydra(compose_with_hydra([*job, *job_overrides(hydra_cfg)], source))
+        check_fit(config)
+        check_scalars(config)
+    return planned
+
+
+def run_jobs(
+    hydra_cfg: HydraConf, planned: list[list[str]], launch: Callable[[list[str], Callable[[DictConfig], None]], None]
+) -> int:
     """Run the jobs of a multirun, print them as a table and return the exit code.
 
     Args:
         hydra_cfg: Hydra's own configuration.
+        planned: overrides of each job.
         launch: lets Hydra's launcher start a job for each configuration; its arguments are overrides to add, and the
             function that runs a job.
 
     Raises:
-        ConfigError: if the configuration of a job cannot be composed; then none is started.
+        ConfigError: if the launcher cannot start a job.
     """
-    sweep_dir, planned = sweep_dir_of(hydra_cfg), plan_jobs(hydra_cfg)
+    sweep_dir = sweep_dir_of(hydra_cfg)
     is_new = not sweep_dir.exists()
-    for path in (*status_files(sweep_dir), sweep_dir / STOP):  # of an earlier multirun there
+    for path in (*status_files(sweep_dir), sweep_dir / STOP, sweep_dir / STOP_NOW):  # of an earlier multirun there
         path.unlink(missing_ok=True)
-    install(partial(stop_jobs, sweep_dir))
+    install(JobStopper(sweep_dir, is_sequential=is_sequential(hydra_cfg)))
     added = [format_override("hydra.sweep.dir", str(sweep_dir)), "hydra.mode=MULTIRUN"]
     if hydra_cfg.runtime.choices["hydra/launcher"] == "joblib":
         target = {"_target_": "hydra.utils.get_method", "path": f"{__name__}.{ignore_sigint.__name__}"}
         added += [f"+hydra.launcher.initializer.{key}={value}" for key, value in target.items()]
     lost_code = 1
     try:
-        launch(added, lambda config: run_job())
+        with patch.object(BasicSweeper, "validate_batch_is_legal"):  # each job is composed already
+            launch(added, lambda config: run_job())
+    except Interrupted:  # a second Ctrl-C; the table says how the jobs have ended
+        pass
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if status_files(sweep_dir):
             raise
         if is_new and sweep_dir.exists():
             remove_unused(sweep_dir)
-        raise translate_hydra_error(error, CONF_DIR, "train", typed_overrides(hydra_cfg, "task")) from error
+        raise translate_hydra_error(error, CONF_DIR, "train", []) from error  # no override is wrong
     except RuntimeError as error:
         lost_code = print_error("train", ResourceError(f"the launcher lost a job: {one_line(error)[:200]}"))
     return print_summary(sweep_dir, planned, lost_code)
 
 
-def plan_jobs(hydra_cfg: HydraConf) -> list[list[str]]:
-    """Return the overrides of each job; of one, if they cannot be told before they are launched."""
-    params = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.get("params") or {}).items()]
-    try:
-        overrides = OverridesParser.create().parse_overrides([*params, *typed_overrides(hydra_cfg, "task")])
-        return BasicSweeper.split_arguments(overrides, None)[0]
-    except HydraException:  # glob(…) needs the files
-        return [[]]
+def is_sequential(hydra_cfg: HydraConf) -> bool:
+    """Return whether the jobs of a multirun run one after the other, and their output is that of the multirun."""
+    return hydra_cfg.runtime.choices["hydra/launcher"] == "basic"
 
 
-def stop_jobs(sweep_dir: Path, signum: int, frame: FrameType | None) -> None:
-    """Handle a signal: let all jobs stop by it; at a second one, end at once."""
-    if (sweep_dir / STOP).exists():
-        raise Interrupted(signum)
-    name = signal.Signals(signum).name
-    sweep_dir.mkdir(parents=True, exist_ok=True)
-    (sweep_dir / STOP).write_text(str(signum))
-    print(f"{name}: stopping; jobs save and exit. Press Ctrl-C again to stop immediately.", file=sys.stderr)
+class JobStopper:
+    """A handler that lets all jobs stop by the first signal, and ends them at once at a second Ctrl-C.
+
+    Other signals after the first are ignored, as by `Interrupter`.
+    """
+
+    def __init__(self, sweep_dir: Path, *, is_sequential: bool) -> None:
+        self.sweep_dir, self.is_sequential = sweep_dir, is_sequential
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        stop, stop_now = self.sweep_dir / STOP, self.sweep_dir / STOP_NOW
+        if not stop.exists():
+            self.sweep_dir.mkdir(parents=True, exist_ok=True)
+            stop.write_text(str(signum))
+            name = signal.Signals(signum).name
+            print(f"{name}: stopping; jobs save and exit. Press Ctrl-C again to stop immediately.", file=sys.stderr)
+        elif signum == signal.SIGINT and not stop_now.exists():
+            stop_now.touch()
+            if not self.is_sequential:  # the launcher may wait for jobs that have not even started
+                self.wait_for_jobs()
+                raise Interrupted(signum)
+
+    def wait_for_jobs(self) -> None:
+        """Wait until the jobs that run have ended, as they do in the processes that wait for them; not for ever."""
+        deadline = time.monotonic() + 4 * END_SECONDS
+        while time.monotonic() < deadline:
+            if all(read_json(path).get("status") != "running" for path in status_files(self.sweep_dir)):
+                return
+            time.sleep(POLL_SECONDS / 2)
 
 
 def remove_unused(sweep_dir: Path) -> None:
@@ -137,7 +186,8 @@ def print_summary(sweep_dir: Path, planned: list[list[str]], lost_code: int = 1)
 
 def is_resumable(job: dict[str, Any]) -> bool:
     """Return whether a job did not finish, and the same configuration may."""
-    return job["status"] != "finished" and job.get("exit_code") != ConfigError.exit_code
+    code = job.get("exit_code")  # of a job that is lost or was skipped, there is none
+    return job["status"] != "finished" and (code in (None, *MAY_PASS) or code > 128)
 
 
 # --- the process that waits for a job --------------------------------------------------------------------------------
@@ -154,10 +204,10 @@ def run_job() -> None:
         write_json(path, {**job, "status": "skipped"})
         return
     write_json(path, {**job, "status": "running"})
-    sequential = hydra_cfg.runtime.choices["hydra/launcher"] == "basic"
+    sequential = is_sequential(hydra_cfg)
     if not sequential:
         ignore_sigint()
-    print(f"job {index}: {shlex.join(overrides)}{'' if sequential else f' · {log}'}", flush=True)
+    print(f"job {index}: {' '.join(overrides)}{'' if sequential else f' · {log}'}", flush=True)
     env = {JOB: str(path.resolve())}
     if (threads := hydra_cfg.launcher.get("cpus_per_task")) and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(threads)
@@ -165,10 +215,12 @@ def run_job() -> None:
     start_time = time.monotonic()
     with nullcontext() if sequential else log.open("wb") as output:
         child = start("train", [*config_args(), *overrides, *run_dir, *job_overrides(hydra_cfg)], env, output)
-        exit_code = wait(child, sweep_dir / STOP, None if sequential else os.getppid())
-    seconds = round(time.monotonic() - start_time, 3)
-    job = read_json(path)
-    write_json(path, {**job, **job_outcome(exit_code, job), "seconds": seconds})
+        try:
+            wait(child, sweep_dir, None if sequential else os.getppid())
+        finally:
+            exit_code, job = child.wait(), read_json(path)
+            seconds = round(time.monotonic() - start_time, 3)
+            write_json(path, {**job, **job_outcome(exit_code, job), "seconds": seconds})
 
 
 def job_run_dir(hydra_cfg: HydraConf, overrides: list[str]) -> list[str]:
@@ -193,30 +245,42 @@ def config_args() -> list[str]:
     return args + ([f"--config-dir={paths['command-line']}"] if "command-line" in paths else [])
 
 
-def wait(child: subprocess.Popen, stop: Path, parent: int | None) -> int:
+def wait(child: subprocess.Popen, sweep_dir: Path, parent: int | None) -> int:
     """Wait for a job and return its exit code; send it the signal that stops all jobs, or SIGTERM if it is orphaned.
 
     Args:
         child: the job.
-        stop: the file that holds the number of that signal, once it is there.
+        sweep_dir: directory of the multirun, where files say that it stops.
         parent: the process whose end orphans the job; None if there is no such process.
     """
-    signalled = False
+    stop, signalled = sweep_dir / STOP, False
     try:
         while True:
             try:
-                return child.wait(timeout=0.2)
+                return child.wait(timeout=POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 orphaned = parent not in (None, os.getppid())
+                if (sweep_dir / STOP_NOW).exists():
+                    return end(child)
                 if not signalled and (stop.exists() or orphaned):
                     child.send_signal(int(stop.read_text() or signal.SIGTERM) if stop.exists() else signal.SIGTERM)
                     signalled = True
-    except BaseException as reason:  # the launcher's time limit, or a second signal
-        child.send_signal(signal.SIGINT if signalled else signal.SIGTERM)  # a second Ctrl-C: the job does not save
+    except BaseException as reason:  # the launcher's time limit
+        child.send_signal(signal.SIGTERM)
         exit_code = child.wait()
         if not isinstance(reason, Exception):
             raise
         return exit_code
+
+
+def end(child: subprocess.Popen) -> int:
+    """End a job without saving, and return its exit code: by a second SIGINT, or by SIGKILL if it does not react."""
+    for _ in range(2):  # the first may be the job's first, by which it saves
+        child.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=END_SECONDS)
+    child.kill()
+    return child.wait()
 
 
 def job_outcome(exit_code: int, job: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from patchwork.commands.app import call_command
+from patchwork.core.errors import ConfigError
+from patchwork.core.paths import exists
 from patchwork.core.table import format_table
 from patchwork.core.types import PathStr
 
+DEFAULT_ROOT = "outputs"  # which the first training makes
 MAX_OVERRIDES = 60  # characters of them in the table
 MAX_REASON = 60
 
@@ -27,7 +30,7 @@ def runs(
     status: Literal["finished", "running", "stopped", "killed", "failed", "damaged"] | None = None,
     limit: PositiveInt | None = 20,
     format: Literal["table", "csv", "json"] = "table",  # the key that a user types
-    root: PathStr = "outputs",
+    root: PathStr = DEFAULT_ROOT,
 ) -> None:
     """List runs, newest first: those that were trained, by multiruns and sweeps too.
 
@@ -41,11 +44,17 @@ def runs(
         limit: the largest number of runs; null for all.
         format: table, csv or json, which have everything in full.
         root: the directory below which runs are looked for.
+
+    Raises:
+        ConfigError: if no run has a task or model of this name and there is no such choice.
+        DataError: if there is no such directory.
     """
     from patchwork.runs.listing import list_runs
 
     wanted = {"task": task, "model": model, "status": status}
-    found = list_runs(Path(root))
+    found = list_runs(Path(root)) if root != DEFAULT_ROOT or exists(root) else []
+    check_choice("task", task, {run.task for run in found})
+    check_choice("model", model, {run.model for run in found})
     selected = [run for run in found if all(value in (None, getattr(run, key)) for key, value in wanted.items())]
     rows = [describe(run) for run in selected[:limit]]
     if format == "json":
@@ -60,6 +69,22 @@ def runs(
         print(format_table([table_row(row, shared) for row in rows], right=("seconds",)))
         if len(selected) > len(rows):
             print(f"{len(rows)} of {len(selected)} runs; limit=null lists all")
+
+
+def check_choice(group: Literal["task", "model"], name: str | None, found: set[str]) -> None:
+    """Raise a `ConfigError` at a name that neither a run nor a choice of `patchwork train` has."""
+    if name is None or name in found:
+        return
+    from patchwork.core.conf_files import group_choices
+    from patchwork.core.suggest import closest_choice
+    from patchwork.runs.compose import CONF_DIR
+
+    choices = {key: names for key, names in group_choices([CONF_DIR]).items() if key in ("task", "model")}
+    choices[group] = sorted({*choices[group], *found - {""}})
+    if name not in choices[group]:
+        meant = closest_choice(group, name, choices)
+        hint = f" (did you mean {'='.join(meant)}?)" if meant else f": use one of {', '.join(choices[group])}"
+        raise ConfigError(f"{group}={name} is neither a choice nor of a run{hint}")
 
 
 def describe(run: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from patchwork.commands.app import HELP, format_help, run_command
 from patchwork.core.agent_args import translate_args
 from patchwork.core.errors import ConfigError, DataError, Interrupted, PatchworkError, ResourceError
 from patchwork.core.overrides import override_key, parse_call, shell_command, shell_override
+from patchwork.core.paths import expand_home
+from patchwork.core.replacements import SWEEP_REPLACEMENTS
 from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, signature
 from patchwork.core.shell_overrides import parse_typed
 from patchwork.core.suggest import closest
@@ -22,21 +24,6 @@ if TYPE_CHECKING:
     from patchwork.sweep.results import ParamsResult
 
 DEFAULT_TRIALS = 20
-ELSEWHERE = {  # what other tools call it, and where it is here
-    "study_name": "sweep_dir=… or storage=… keeps a study, and its name follows from the file and the overrides",
-    "load_if_exists": "a sweep is resumed by sweep_dir=…, or by storage=…",
-    "direction": "metric.goal in the sweep's file is maximize or minimize",
-    "metric": "metric.name in the sweep's file is what is optimized",
-    "method": "method in the sweep's file is bayes, random or grid",
-    "sampler": "method in the sweep's file is bayes (TPE), random or grid",
-    "pruner": "early_terminate in the sweep's file prunes by Hyperband",
-    "timeout": "n_trials=… limits a search; one that was stopped is resumed by sweep_dir=…",
-    "count": "use n_trials=…",
-    "trials": "use n_trials=…",
-    "max_trials": "use n_trials=…",
-    "jobs": "use n_jobs=…",
-    "plan": "use dry_run=true",
-}
 
 
 def command(args: list[str]) -> int:
@@ -80,8 +67,8 @@ def check_argument(arg: str) -> None:
     """Raise a `ConfigError` at flags, deletions, and keys that are called otherwise here."""
     key, separator, value = arg.lstrip("-").partition("=")
     name = key.removeprefix("hydra.sweeper.").replace("-", "_")
-    if name in ELSEWHERE:
-        raise ConfigError(f"{arg} is not allowed: {ELSEWHERE[name]}")
+    if name in SWEEP_REPLACEMENTS:
+        raise ConfigError(f"{arg} is not allowed: {SWEEP_REPLACEMENTS[name]}")
     if name in signature(sweep) and name != arg.partition("=")[0]:
         raise ConfigError(f"{arg} is not allowed: use {name}={value or '…'}")
     if arg.startswith(("-", "~")) or not separator:
@@ -160,7 +147,6 @@ def find_file(name: str) -> Path:
         DataError: if there is neither.
     """
     from patchwork.runs.compose import SWEEPS_DIR
-    from patchwork.runs.run_dir import expand_home
 
     path = expand_home(name)
     packaged = SWEEPS_DIR / f"{path.stem}.yaml"

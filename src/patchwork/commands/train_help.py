@@ -1,7 +1,7 @@
 """The help of `patchwork train`: groups and choices, which models fit which task, and the keys of the top level."""
 
-from patchwork.core.conf_files import comments, group_choices, read_yaml
-from patchwork.core.hydra_errors import PACKAGED_GROUPS, config_dirs
+from patchwork.core.conf_files import PACKAGED_GROUPS, comments, group_choices, read_yaml
+from patchwork.core.hydra_flags import config_dirs
 from patchwork.runs.compose import CONF_DIR
 from patchwork.runs.fitting import fitting_models
 

@@ -2,17 +2,14 @@
 
 import ast
 import os
-import re
 from typing import Any
 
 from patchwork.core.errors import ConfigError
+from patchwork.core.hydra_flags import flags
+from patchwork.core.mappings import flatten
 from patchwork.core.overrides import format_override
 
-HYDRA_FLAG = re.compile(
-    r"-\w+|--(help|hydra-help|version|cfg|resolve|package|run|multirun|shell-completion|config-path|config-name|"
-    r"config-dir|experimental-rerun|info)(=.*)?"
-)
-COMMAND = "command: [${env}, ${interpreter}, ${program}, task=sum, logger=wandb, ${args_no_hyphens}]"
+COMMAND_EXAMPLE = "[${env}, ${interpreter}, ${program}, task=sum, logger=wandb, ${args_no_hyphens}]"
 
 
 def agent_args(args: list[str]) -> list[str]:
@@ -42,12 +39,12 @@ def strip_hyphens(arg: str) -> str:
     Raises:
         ConfigError: if the sweep's file lets the agent write another form.
     """
-    if not arg.startswith("-") or HYDRA_FLAG.fullmatch(arg):
+    if not arg.startswith("-") or arg.partition("=")[0] in flags():
         if arg.startswith("{"):
-            raise ConfigError(f"{arg[:40]} of the sweep is not allowed: put into its file {COMMAND}")
+            raise ConfigError(f"{arg[:40]} of the sweep is not allowed: put into its file command: {COMMAND_EXAMPLE}")
         return arg
     if "=" not in arg:
-        raise ConfigError(f"{arg} of the sweep is not allowed: put into its file {COMMAND}")
+        raise ConfigError(f"{arg} of the sweep is not allowed: put into its file command: {COMMAND_EXAMPLE}")
     return arg.lstrip("-")
 
 
@@ -61,15 +58,8 @@ def translate_arg(arg: str) -> list[str]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return [arg]
     if isinstance(value, dict) and value and all(isinstance(name, str) for name in value):
-        return flatten(key, value)
+        return [format_override(name, item) for name, item in flatten(value, key).items()]
     return [format_override(key, value)] if has_none(value) else [arg]
-
-
-def flatten(key: str, value: Any) -> list[str]:
-    """Return the overrides of a nested dictionary."""
-    if isinstance(value, dict) and value:
-        return [override for name, item in value.items() for override in flatten(f"{key}.{name}", item)]
-    return [format_override(key, value)]
 
 
 def has_none(value: Any) -> bool:

@@ -1,14 +1,19 @@
 """Read the files of `conf/` as they are written: groups, choices, comments, and which file sets a key."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from patchwork.core.errors import ConfigError
+from patchwork.core.mappings import YAML_LOADER
+from patchwork.core.replacements import find_replacement
+from patchwork.core.suggest import closest_choice
+
+PACKAGED_GROUPS = {"stem": "stem@model.stem", "augment": "augment@data.augment"}  # chosen by group and key
 
 
 def group_choices(conf_dirs: Sequence[Path]) -> dict[str, list[str]]:
@@ -21,10 +26,23 @@ def group_choices(conf_dirs: Sequence[Path]) -> dict[str, list[str]]:
     return {group: sorted(choices[group]) for group in sorted(choices)}
 
 
+def choice_error(typed: str, group: str, choice: str, choices: Mapping[str, list[str]]) -> ConfigError:
+    """Return the error of a choice that does not exist; `typed` is the group as it was typed, with its package."""
+    if replacement := find_replacement(f"{group}.{choice}"):
+        return ConfigError(f"{group}={choice} is not a choice: {replacement}")
+    others = {name: choices[name] for name in choices if name == group or name not in PACKAGED_GROUPS}
+    meant = closest_choice(group, choice, others)
+    hint = ""
+    if meant is not None:
+        key = typed if meant[0] == group else PACKAGED_GROUPS.get(meant[0], meant[0])
+        hint = f" (did you mean {key}={meant[1]}?)"
+    return ConfigError(f"unknown choice {group}={choice}{hint}; available: {', '.join(choices[group])}")
+
+
 @cache
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a file, interpolations unresolved."""
-    content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    content = yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER)
     return content if isinstance(content, dict) else {}
 
 

@@ -6,6 +6,10 @@ exception that is not a `PatchworkError` is a bug and keeps its traceback.
 
 import errno
 import signal
+import sys
+import warnings
+
+PACKAGE = __name__.partition(".")[0]
 
 
 class PatchworkError(Exception):
@@ -57,6 +61,17 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by {signal.Signals(signum).name}{hint}")
         self.signum, self.hint = signum, hint
         self.exit_code = 128 + signum
+
+
+def warn(message: str) -> None:
+    """Warn of something that a user should know, at the line that called this package."""
+    frame, packages = sys._getframe(), []
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        packages.append(str(frame.f_globals.get("__name__")).partition(".")[0])
+    level = len(packages) - packages[::-1].index(PACKAGE)  # of the caller of this package's outermost function
+    while packages[level : level + 1] == ["torch"]:  # a decorator of it
+        level += 1
+    warnings.warn(message, PatchworkWarning, stacklevel=level + 2)
 
 
 def one_line(error: BaseException) -> str:

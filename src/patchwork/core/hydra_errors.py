@@ -5,27 +5,25 @@ key then, in the configuration that the right choices make.
 """
 
 from argparse import ArgumentParser
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from patchwork.core.conf_files import group_choices
+from patchwork.core.conf_files import PACKAGED_GROUPS, choice_error, group_choices
 from patchwork.core.errors import ConfigError, one_line
-from patchwork.core.hydra_compose import compose_config
-from patchwork.core.overrides import parse_override, parse_yaml
-from patchwork.core.schema import unknown_key_error
-from patchwork.core.suggest import closest_choice, closest_key, key_paths
+from patchwork.core.hydra_compose import compose_config, plain_values
+from patchwork.core.hydra_flags import config_dirs, is_flag, override_args, takes_value
+from patchwork.core.overrides import parse_override, parse_yaml, unquote
+from patchwork.core.replacements import find_replacement
+from patchwork.core.schema import COLLECTIONS, format_value, unknown_key_error
+from patchwork.core.suggest import EVERYWHERE, closest_key, key_paths
 
 SEARCH = "patchwork sweep searches with Optuna"
-FLAGS = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--experimental-rerun", "--info")
-SHORT_FLAGS = ("-c", "-p", "-cp", "-cn", "-cd", "-i")  # these and those above take a value
-PACKAGED_GROUPS = {"stem": "stem@model.stem", "augment": "augment@data.augment"}  # chosen by group and key
 
 
 def argparse_error(parser: ArgumentParser, message: str) -> None:
@@ -48,12 +46,9 @@ def translate_hydra_error(error: BaseException, conf_dir: Path, config_name: str
     text = f"{error.__cause__ or error}\n{error}"
     conf_dirs = [conf_dir, *config_dirs(args)]
     overrides = override_args(args)
-    if "Ambiguous value for argument" in text:
-        override = next((override for override in overrides if override in text), "")
-        key, _, values = override.partition("=")
-        if key.partition("@")[0] in group_choices(conf_dirs):
-            return ConfigError(f"{override} lists several choices: add -m to run each")
-        return ConfigError(f"{override} lists several values: add -m to run each, or write {key}=[{values}] for a list")
+    if "Ambiguous value for argument" in text or "requires --multirun" in text:
+        listed = next(override for override in overrides if parse_override(override).is_sweep_override())
+        return several_values_error(listed, conf_dirs)
     faults = find_faults(conf_dirs, config_name, args)
     if len(faults) > 1:
         *others, last = map(str, faults)
@@ -70,8 +65,23 @@ def translate_hydra_error(error: BaseException, conf_dir: Path, config_name: str
         if key.startswith("hydra.") and f"Could not override '{key}'" in text:
             hint = f"; {SEARCH}" if key.startswith("hydra.sweeper.") else ""
             return ConfigError(f"{override} is not a key of {key.rpartition('.')[0]}{hint}")
+        if "@" in key and f"Could not override '{key}'" in text:
+            group, choice = key.partition("@")[0], override.partition("=")[2]
+            return ConfigError(f"{override} is not allowed: write {PACKAGED_GROUPS.get(group, group)}={choice}")
     cause = f": {one_line(error.__cause__)}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-    return ConfigError(f"{one_line(error)}{cause}")
+    return ConfigError(f"{one_line(error).partition(' Config search path:')[0]}{cause}")
+
+
+def several_values_error(override: str, conf_dirs: Sequence[Path]) -> ConfigError:
+    """Return the error of an override that lists values for several runs where there is one."""
+    key, _, values = override.partition("=")
+    if key.lstrip("+").startswith("hydra"):
+        return ConfigError(f"{override} lists several values: a key of Hydra has one")
+    if key.partition("@")[0] in group_choices(conf_dirs):
+        return ConfigError(f"{override} lists several choices: add -m to run each")
+    is_simple = parse_override(override).value_type is ValueType.SIMPLE_CHOICE_SWEEP
+    hint = f", or write {key}=[{values}] for a list" if is_simple else ""
+    return ConfigError(f"{override} lists several values: add -m to run each{hint}")
 
 
 def check_words(args: list[str], conf_dir: Path, config_name: str) -> None:
@@ -90,55 +100,61 @@ def check_words(args: list[str], conf_dir: Path, config_name: str) -> None:
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def override_args(args: list[str]) -> list[str]:
-    """Return the arguments that are neither flags nor their values."""
-    flags = {*FLAGS, *SHORT_FLAGS}
-    return [arg for before, arg in zip(["", *args], args, strict=False) if before not in flags and arg[:1] != "-"]
-
-
-def config_dirs(args: list[str]) -> list[Path]:
-    """Return the directories that `--config-dir` adds."""
-    added = [arg for before, arg in pairwise(args) if before in ("--config-dir", "-cd")]
-    added += [arg.partition("=")[2] for arg in args if arg.startswith("--config-dir=")]
-    return [path for path in map(Path, added) if path.is_dir()]
-
-
 def option_style_faults(args: list[str], known: Sequence[str], choices: Mapping[str, list[str]]) -> list[ConfigError]:
     """Return the faults of arguments that are written as another tool has them: `--lr 0.1`, `lr = 0.1`, `sum`."""
-    faults, taken = [], False
     for key, sign, value in zip(args, args[1:], args[2:], strict=False):
         if sign == "=":
             return [ConfigError(f"{key} = {value} is not allowed: write {key}={value}, without spaces")]
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
-        if taken:  # as the value of an option
-            taken = False
-        elif arg in FLAGS or arg in SHORT_FLAGS:
-            taken = True
-        elif arg.startswith("-") and not is_flag(arg):
-            key, separator, value = arg.lstrip("-").partition("=")
-            if not separator and following and "=" not in following and not following.startswith("-"):
-                value, taken = following, True
-            path = key if key in choices or key in known else closest_key(key, [*known, *choices])
-            typed = f"{path or 'key'}={value or ('true' if path else 'value')}"
-            option = f"{arg} {value}" if taken else arg
-            faults.append(ConfigError(f"{option} is not an option of this command: write {typed}"))
-        elif arg[:1] not in "-~" and "=" not in arg and following and "=" not in following and following[:1] != "-":
-            meant_key = arg if arg in known else closest_key(arg, [*known, *choices])
-            typed, taken = f"{meant_key or 'key'}={following}", True
-            faults.append(ConfigError(f"{arg} {following} is not allowed: write {typed}"))
-        elif arg[:1] not in "-~" and "=" not in arg:
-            meant = [f"{PACKAGED_GROUPS.get(group, group)}={arg}" for group in choices if arg in choices[group]]
-            hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
-            faults.append(ConfigError(f"{arg!r} is not allowed: use group=choice and key=value{hint}"))
+    faults = []
+    for word, value in loose_words(args):
+        if word.startswith("-"):
+            faults.append(option_fault(word, value, known, choices))
+        elif value:
+            faults.append(separate_value_fault(word, value, known, choices))
+        else:
+            faults.append(lone_word_fault(word, choices))
     return faults
 
 
-def is_flag(arg: str) -> bool:
-    """Return whether an argument is a flag of Hydra, or the beginning of one."""
-    if not arg.startswith("--"):
-        return arg in (*SHORT_FLAGS, "-h", "-m", "-r", "-sc")
-    without_value = ("--help", "--hydra-help", "--version", "--resolve", "--run", "--multirun", "--shell-completion")
-    return any(flag.startswith(arg.partition("=")[0]) for flag in (*FLAGS, *without_value))
+def loose_words(args: list[str]) -> list[tuple[str, str]]:
+    """Return the arguments that neither set a key nor are flags, each with the value that seems to follow it, or ''."""
+    words, rest = [], deque(args)
+    while rest:
+        word = rest.popleft()
+        if takes_value(word):
+            rest = deque(list(rest)[1:])
+        elif not is_flag(word) and (word.startswith("-") or not ("=" in word or word.startswith("~"))):
+            has_value = "=" not in word and rest and "=" not in rest[0] and not rest[0].startswith("-")
+            words.append((word, rest.popleft() if has_value else ""))
+    return words
+
+
+def option_fault(word: str, value: str, known: Sequence[str], choices: Mapping[str, list[str]]) -> ConfigError:
+    """Return the error of `--key value` and `--key=value`."""
+    key, _, own_value = word.lstrip("-").partition("=")
+    advice = meant_setting(key, value or own_value, known, choices)
+    return ConfigError(f"{f'{word} {value}'.strip()} is not an option of this command: {advice}")
+
+
+def separate_value_fault(word: str, value: str, known: Sequence[str], choices: Mapping[str, list[str]]) -> ConfigError:
+    """Return the error of `key value`."""
+    return ConfigError(f"{word} {value} is not allowed: {meant_setting(word, value, known, choices)}")
+
+
+def meant_setting(key: str, value: str, known: Sequence[str], choices: Mapping[str, list[str]]) -> str:
+    """Return what to write instead of a key and its value, which are not joined as here; an option may have none."""
+    names = [*known, *choices]
+    if replacement := find_replacement(key.replace("-", "_")):
+        return replacement
+    path = key if key in names else closest_key(key, names)
+    return f"write {path or 'key'}={value or ('true' if path else 'value')}"
+
+
+def lone_word_fault(word: str, choices: Mapping[str, list[str]]) -> ConfigError:
+    """Return the error of a word alone, which may be meant as a choice."""
+    meant = [f"{PACKAGED_GROUPS.get(group, group)}={word}" for group in choices if word in choices[group]]
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+    return ConfigError(f"{word!r} is not allowed: use group=choice and key=value{hint}")
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -150,8 +166,14 @@ def find_faults(conf_dirs: Sequence[Path], config_name: str, args: list[str]) ->
     Raises:
         ConfigError: if an argument is not an override.
     """
+    if not args:
+        return []
     choices = group_choices(conf_dirs)
-    default = plain_values(compose_config(conf_dirs[0], config_name, []))
+    config_dir = conf_dirs[1] if len(conf_dirs) > 1 else None
+    try:
+        default = plain_values(compose_config(conf_dirs[0], config_name, [], config_dir=config_dir))
+    except (HydraException, OmegaConfBaseException, ValueError):  # whatever the arguments are
+        return []
     faults = option_style_faults(args, key_paths(default), choices)
     if faults:
         return faults
@@ -170,39 +192,27 @@ def find_faults(conf_dirs: Sequence[Path], config_name: str, args: list[str]) ->
         elif not override.is_sweep_override():
             right_choices.append(text)
     try:
-        values = plain_values(compose_config(conf_dirs[0], config_name, right_choices))
+        values = plain_values(compose_config(conf_dirs[0], config_name, right_choices, config_dir=config_dir))
     except (HydraException, OmegaConfBaseException, ValueError):
         values = default
     return faults + [fault for text, override in keys for fault in key_faults(text, override, values, choices)]
 
 
-def plain_values(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, interpolations unresolved."""
-    values = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
 def choice_fault(text: str, override: Override, choices: Mapping[str, list[str]]) -> ConfigError | None:
     """Return the error of a choice that its group does not have."""
     group, choice = override.key_or_group, override.value()
-    if choice is None and not override.is_delete():
+    if override.is_delete() or override.is_sweep_override():
+        return None
+    if choice is None:
         hint = f" (did you mean {group}=none?)" if "none" in choices[group] else ", or leave it out"
         return ConfigError(f"{text} is not allowed: a group needs a choice, of {', '.join(choices[group])}{hint}")
-    if override.is_delete() or override.is_sweep_override() or not isinstance(choice, str) or choice in choices[group]:
-        return None
-    return choice_error(text.partition("=")[0], group, choice, choices)
-
-
-def choice_error(typed: str, group: str, choice: str, choices: Mapping[str, list[str]]) -> ConfigError:
-    """Return the error of a choice that does not exist; `typed` is the group as it was typed, with its package."""
-    others = {name: choices[name] for name in choices if name == group or name not in PACKAGED_GROUPS}
-    meant = closest_choice(group, choice, others)
-    hint = ""
-    if meant is not None:
-        key = typed if meant[0] == group else PACKAGED_GROUPS.get(meant[0], meant[0])
-        hint = f" (did you mean {key}={meant[1]}?)"
-    return ConfigError(f"unknown choice {group}={choice}{hint}; available: {', '.join(choices[group])}")
+    key, _, typed = text.partition("=")
+    if isinstance(choice, list | dict):
+        listed = isinstance(choice, list) and choice and all(item in choices[group] for item in choice)
+        meant = f"; with -m, {key}={','.join(choice)} runs each" if listed else f", of {', '.join(choices[group])}"
+        return ConfigError(f"{text} is not allowed: {group} is one choice{meant}")
+    choice = choice if isinstance(choice, str) else typed  # 2026 may be a choice
+    return None if choice in choices[group] else choice_error(key, group, choice, choices)
 
 
 def key_faults(
@@ -242,9 +252,31 @@ def unknown_override(
         return ConfigError(f"{path}={typed} is not a group of its own: write {meant}={typed}")
     unused = [] if "dataset" in values.get("data", {}) else ["dataset"]  # icons are made, not read
     others = [*(key for key in key_paths(values) if key.partition(".")[0] not in unused), *choices]
-    named = (typed, path.rpartition(".")[2].removeprefix("use_"))  # wandb=true and digits=uci name a choice
-    group, choice = next(((group, word) for word in named for group in choices if word in choices[group]), ("", ""))
-    if group and typed not in ("none", "default") and closest_key(path, others) is None:
-        meant = f"{PACKAGED_GROUPS.get(group, group)}={choice}"
+    value = unquote(typed) if typed[:1] in ("'", '"') else parse_yaml(typed)
+    parents = path.split(".")
+    if owner in COLLECTIONS and not find_replacement(path) and parents[1] in choices.get(owner, []):
+        return ConfigError(f"{path}={format_value(value)} needs the choice that has it: add {owner}={parents[1]}")
+    word = path.rpartition(".")[2].removeprefix("use_") if isinstance(value, bool) else typed  # wandb=true, digits=uci
+    group = next((group for group in choices if word in choices[group]), "")
+    if group and word not in EVERYWHERE and closest_key(path, others) is None and not find_replacement(path):
+        meant = f"{PACKAGED_GROUPS.get(group, group)}={word}"
         return ConfigError(f"{path}={typed} is not a key of {owner} (did you mean {meant}?)")
-    return unknown_key_error(path, parse_yaml(typed), owner, known, others)
+
+    def may_mean(key: str) -> bool:
+        return takes_kind(key, value, values, choices)
+
+    return unknown_key_error(path, value, owner, known, others, may_mean=may_mean)
+
+
+def takes_kind(key: str, value: Any, values: Mapping[str, Any], choices: Mapping[str, list[str]]) -> bool:
+    """Return whether a key may take a value, as far as its value in a configuration tells."""
+    node: Any = values
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if key in choices or isinstance(node, Mapping):
+        return isinstance(value, str) or value is None
+    if value is None or node is None or (isinstance(node, str) and "${" in node):
+        return True
+    if isinstance(value, bool):
+        return isinstance(node, bool)
+    return isinstance(value, list) == isinstance(node, list) and not isinstance(value, Mapping)

@@ -1,21 +1,19 @@
 """Read and write `key=value`: as the keyword arguments of a function, and as Hydra's overrides."""
 
-import os
 import re
 import shlex
-from collections.abc import Callable
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.core.errors import ConfigError
-from patchwork.core.schema import check_value, format_value, signature, unknown_key_error
+from patchwork.core.paths import expand_home
+from patchwork.core.schema import check_value, format_value, is_allowed, signature, unknown_key_error
 from patchwork.core.types import HomePath
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 LITERALS = ("true", "false", "null", "nan", "inf")  # strings that Hydra reads as another type unless quoted
 PLAIN_PATH = re.compile(r"(\./|\.\./|/|[A-Za-z_])[A-Za-z0-9_./-]*")  # which neither Hydra nor a shell reads otherwise
@@ -50,24 +48,27 @@ def parse_call(function: Callable[..., Any], overrides: list[str]) -> dict[str, 
 
 
 def parse_value(key: str, text: str, annotation: Any) -> Any:
-    """Return the value of a key: as YAML has it if its type is allowed, otherwise the text as it is written.
+    """Return the value of a key: the first of its readings that is allowed.
 
     Raises:
-        ConfigError: if neither is allowed.
+        ConfigError: if none is; it is about the first.
     """
-    value = parse_list(text) if text.startswith("[") else parse_yaml(text)
-    meant = isinstance(value, list | dict) and takes_containers(annotation)  # a wrong list is not a name
-    if meant and not is_allowed(value, annotation) and is_allowed(as_strings(text), annotation):
-        value = as_strings(text)  # [2026,2027] may be the names of directories
-    if not meant and not is_allowed(value, annotation) and is_allowed(unquote(text), annotation):
-        value = unquote(text)  # 1e5 may be the name of a directory
-    elif isinstance(value, str):
-        value = unquote(value)
-    if not isinstance(value, list) and not is_allowed(value, annotation):
-        items = parse_list(f"[{text}]")  # 7 and 1,2 where a list is expected
-        value = items if is_allowed(items, annotation) else value
+    values = list(readings(text, annotation))
+    value = next((value for value in values if is_allowed(value, annotation)), values[0])
     check_value(key, value, annotation)
-    return expand_home(value) if takes_paths(annotation) else value
+    return expand_homes(value) if takes_paths(annotation) else value
+
+
+def readings(text: str, annotation: Any) -> Iterator[Any]:
+    """Yield what a text may mean where an annotation says what is allowed, the likeliest first."""
+    value = parse_list(text) if text.startswith("[") else parse_yaml(text)
+    yield unquote(value) if isinstance(value, str) else value
+    if isinstance(value, list | dict) and takes_containers(annotation):  # a wrong list is not a name
+        yield as_strings(text)  # [2026,2027] may be the names of directories
+    else:
+        yield unquote(text)  # 1e5 may be the name of a directory
+    if not isinstance(value, list):
+        yield parse_list(f"[{text}]")  # 7 and 1,2 where a list is expected
 
 
 def takes_containers(annotation: Any) -> bool:
@@ -80,11 +81,11 @@ def takes_paths(annotation: Any) -> bool:
     return annotation is HomePath or any(takes_paths(kind) for kind in get_args(annotation))
 
 
-def expand_home(value: Any) -> Any:
-    """Expand the `~` of a path, or of each in a list, which shells leave alone after `=`; not if it exists as it is."""
+def expand_homes(value: Any) -> Any:
+    """Expand the `~` of a path, or of each in a list."""
     if isinstance(value, list):
-        return [expand_home(item) for item in value]
-    return os.path.expanduser(value) if isinstance(value, str) and not os.path.lexists(value) else value
+        return [expand_homes(item) for item in value]
+    return str(expand_home(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def unquote(text: str) -> str:
@@ -98,16 +99,11 @@ def unquote(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def is_allowed(value: Any, annotation: Any) -> bool:
-    try:
-        check_value("", value, annotation)
-    except ConfigError:
-        return False
-    return True
-
-
 def parse_yaml(text: str) -> Any:
     """Return a value as YAML has it; strings, and what is not YAML, as they are written, and only `null` as None."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         node = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except (OmegaConfBaseException, yaml.YAMLError):
@@ -149,12 +145,15 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     return values
 
 
-def parse_override(override: str) -> Override:
+def parse_override(override: str) -> "Override":
     """Parse an override as Hydra does.
 
     Raises:
         ConfigError: if it is not one.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException as error:
@@ -178,7 +177,14 @@ def format_element(value: Any) -> str:
     if not isinstance(value, str):
         return format_value(value)
     bare = value.isascii() and value.isidentifier() and value != "None" and value.lower() not in LITERALS
-    return value if bare else QuotedString(value, Quote.single).with_quotes()
+    return value if bare else quoted(value, "single")
+
+
+def quoted(value: str, quote: Literal["single", "double"]) -> str:
+    """Return a string in quotes as Hydra parses it."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(value, Quote[quote]).with_quotes()
 
 
 def shell_override(key: str, value: Any) -> str:
@@ -186,7 +192,7 @@ def shell_override(key: str, value: Any) -> str:
     if not isinstance(value, str):
         return shlex.quote(format_override(key, value))
     plain = PLAIN_PATH.fullmatch(value) and value.lower() not in LITERALS
-    return shlex.quote(f"{key}={value if plain else QuotedString(value, Quote.double).with_quotes()}")
+    return shlex.quote(f"{key}={value if plain else quoted(value, 'double')}")
 
 
 def shell_command(command: str, *words: str, **values: Any) -> str:

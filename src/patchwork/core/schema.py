@@ -5,25 +5,23 @@ which values are allowed. So a model or a task states its configuration once, in
 defined in this package, in the module that belongs to its key: nothing else is imported or called.
 """
 
-import builtins
 import importlib
 import inspect
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Interval, MinLen
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeFloat, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_protocol
 
 from patchwork.core.allowed import describe, find_fault, format_value
 from patchwork.core.errors import ConfigError, UnknownKeyError, one_line
-from patchwork.core.replacements import CHECKPOINT_KEYS, REPLACEMENTS
+from patchwork.core.replacements import CHECKPOINT_KEYS, find_replacement
 from patchwork.core.suggest import closest_key, key_paths
 
 TARGET_PACKAGES = {  # top-level key: the package that defines its targets
@@ -70,6 +68,7 @@ def check_config(config: DictConfig) -> None:
         elif key in COLLECTIONS:
             for name, node in check_mapping(key, value or {}).items():
                 if node is not None:
+                    check_is_node(key, name, node)
                     target = check_node(f"{key}.{name}", node, TARGET_PACKAGES[key])
                     check_target_type(f"{key}.{name}", target, collection_type(key))
         else:
@@ -78,6 +77,31 @@ def check_config(config: DictConfig) -> None:
         if key not in values:
             raise ConfigError(f"{key} is missing from the configuration")
     check_links(values)
+
+
+def check_is_node(group: str, name: str, node: Any) -> None:
+    """Raise a `ConfigError` unless an entry of a collection has a `_target_`."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(
+            f"{group}.{name}={format_value(node)} is not allowed: it must be a mapping with a _target_ of "
+            f"{TARGET_PACKAGES[group]}, or null; {group}=CHOICE has those there are: patchwork explain {group}"
+        )
+
+
+def check_scalars(config: DictConfig) -> None:
+    """Check the keys that belong to no constructor, except those that refer to others.
+
+    Raises:
+        ConfigError: if a value is not allowed.
+    """
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    for key, annotation in SCALAR_KEYS.items():
+        value = values.get(key)
+        if value == MISSING:
+            raise missing_value_error(key)
+        if key in values and "${" not in str(value):
+            check_value(key, value, annotation)
 
 
 def known_paths(config: DictConfig) -> list[str]:
@@ -100,10 +124,16 @@ def resolve(config: DictConfig) -> dict[str, Any]:
             f"{error.full_key} refers to a key that does not exist: this task, model and data cannot be combined "
             f"({one_line(error)})"
         ) from error
+    except MissingMandatoryValue as error:
+        raise missing_value_error(error.full_key) from error
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def missing_value_error(path: str) -> ConfigError:
+    return ConfigError(f"{path}={MISSING} is not allowed: it stands for a value that is missing")
 
 
 def check_links(values: Mapping[str, Any]) -> None:
@@ -131,7 +161,7 @@ def check_node(path: str, node: Any, package: str) -> Any:
             f"{path}._partial_={format_value(node.get('_partial_'))} is not allowed: it must be {allowed}"
         )
     for key in [key for key, (_, required) in parameters.items() if required and key not in node]:
-        raise ConfigError(f"{path}.{key} is missing: {qualified_name(target)} requires it")
+        raise ConfigError(f"{path}.{key} is missing, as every run needs the key: set it with {path}.{key}=…")
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
@@ -172,15 +202,29 @@ def check_mapping(path: str, value: Any) -> Mapping[str, Any]:
 
 def check_value(path: str, value: Any, annotation: Any) -> None:
     """Check a value against a type annotation, without conversion between strings, numbers and booleans."""
+    if is_allowed(value, annotation):
+        return
+    if fault := plain_fault(value):
+        raise ConfigError(f"{path}={format_value(value)} is not allowed: {fault}")
+    path, value, annotation = find_fault(path, value, annotation, fits)
+    whole = isinstance(value, float) and value.is_integer() and fits(int(value), annotation)
+    hint = f"; write {value:.0f}" if whole else ""  # 1e3 is a float
+    raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be {describe(annotation)}{hint}")
+
+
+def is_allowed(value: Any, annotation: Any) -> bool:
+    """Return whether a value is plain and finite, and an annotation allows it."""
+    return not plain_fault(value) and fits(value, annotation)
+
+
+def plain_fault(value: Any) -> str:
+    """Return why no key may have a value, whatever its annotation; empty if one may."""
     for item in iter_nested(value):
         if isinstance(item, Mapping) and any(str(key).startswith("_") for key in item):
-            raise ConfigError(f"{path}={format_value(value)} is not allowed: use plain values, with no _target_")
+            return "use plain values, with no _target_"
         if isinstance(item, float) and not math.isfinite(item):
-            raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be finite")
-    if fits(value, annotation):
-        return
-    path, value, annotation = find_fault(path, value, annotation, fits)
-    raise ConfigError(f"{path}={format_value(value)} is not allowed: it must be {describe(annotation)}")
+            return "it must be finite"
+    return ""
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -190,14 +234,6 @@ def fits(value: Any, annotation: Any) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def format_validation_error(details: Mapping[str, Any]) -> str:
-    """Format one of pydantic's errors, with the place of the value in a list or mapping."""
-    message = re.sub(r"^[A-Z]\w+ should", "it should", str(details["msg"]))
-    parts = [str(part) for part in details["loc"] if isinstance(part, int) or str(part).isidentifier()]
-    location = ".".join(part for part in parts if part not in vars(builtins))  # a union's types are not places
-    return f"{location} {message}" if location else message
 
 
 def iter_nested(value: Any) -> Iterator[Any]:
@@ -268,9 +304,26 @@ def modules() -> frozenset[str]:
     return frozenset(".".join(path.parts).removesuffix(".__init__") for path in paths) - {"patchwork"}
 
 
-@cache
 def signature(target: Any) -> dict[str, tuple[Any, bool]]:
-    """Return the annotation of each keyword parameter of a target, and whether it is required.
+    """Return the annotation of each keyword parameter of a target, and whether it is required."""
+    return {
+        name: (annotation, default is inspect.Parameter.empty)
+        for name, (annotation, default) in keyword_parameters(target).items()
+    }
+
+
+def default_values(target: Any) -> dict[str, Any]:
+    """Return the defaults of the keyword parameters that have one, as a configuration holds them."""
+    return {
+        name: list(default) if isinstance(default, tuple) else default
+        for name, (_, default) in keyword_parameters(target).items()
+        if default is not inspect.Parameter.empty
+    }
+
+
+@cache
+def keyword_parameters(target: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the annotation and the default of each keyword parameter of a target.
 
     Parameters of the parents are included where a constructor passes `**kwargs` on to them.
     """
@@ -279,22 +332,28 @@ def signature(target: Any) -> dict[str, tuple[Any, bool]]:
         if isinstance(target, type)
         else [target]
     )
-    parameters: dict[str, tuple[Any, bool]] = {}
+    parameters: dict[str, tuple[Any, Any]] = {}
     for function in functions:
         function = inspect.unwrap(function)
         hints = get_type_hints(function, include_extras=True)
         signature_parameters = inspect.signature(function).parameters.values()
         for parameter in signature_parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
-                required = parameter.default is parameter.empty
-                parameters.setdefault(parameter.name, (hints.get(parameter.name, Any), required))
+                parameters.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature_parameters):
             break
     return parameters
 
 
 def unknown_key_error(
-    path: str, value: Any, owner: str, known: Iterable[str], others: Iterable[str] = ()
+    path: str,
+    value: Any,
+    owner: str,
+    known: Iterable[str],
+    others: Iterable[str] = (),
+    *,
+    has_value: bool = True,
+    may_mean: Callable[[str], bool] | None = None,
 ) -> UnknownKeyError:
     """Return the error of an unknown key, which suggests the one that was meant, or lists all.
 
@@ -304,19 +363,18 @@ def unknown_key_error(
         owner: What it was looked for in: a dotted path, or words.
         known: Names of the keys there.
         others: Dotted paths of the keys elsewhere, which may have been meant.
+        has_value: Whether the key was typed with its value.
+        may_mean: Whether a key may have been meant, as its value is of that kind; by default any may.
     """
-    known = [*known]
+    known, text = [*known], f"={format_value(value)}" if has_value else ""
     if path in CHECKPOINT_KEYS and "run" in known:
-        return UnknownKeyError(
-            f"{path}={format_value(value)} is not a key of {owner} (did you mean run={format_value(value)}?)", key=path
-        )
-    if path in REPLACEMENTS:
-        return UnknownKeyError(f"{path}={format_value(value)} is not set here: {REPLACEMENTS[path]}", key=path)
+        return UnknownKeyError(f"{path}{text} is not a key of {owner} (did you mean run{text}?)", key=path)
+    if replacement := find_replacement(path):
+        return UnknownKeyError(f"{path}{text} is not set here: {replacement}", key=path)
     known = sorted(name for name in known if not name.startswith("_"))
     siblings = [f"{owner}.{name}" if path.startswith(f"{owner}.") else name for name in known]
-    text = format_value(value)
-    meant = closest_key(path, [*siblings, *others])
+    meant = closest_key(path, list(filter(may_mean, [*siblings, *others])))
     if meant:
-        return UnknownKeyError(f"{path}={text} is not a key of {owner} (did you mean {meant}={text}?)", key=path)
+        return UnknownKeyError(f"{path}{text} is not a key of {owner} (did you mean {meant}{text}?)", key=path)
     keys = f"its keys are {', '.join(known)}" if known else "it has no keys"
-    return UnknownKeyError(f"{path}={text} is not a key of {owner}; {keys}", key=path)
+    return UnknownKeyError(f"{path}{text} is not a key of {owner}; {keys}", key=path)

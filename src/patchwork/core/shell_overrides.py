@@ -13,15 +13,21 @@ from patchwork.core.errors import ConfigError
 from patchwork.core.overrides import parse_override
 from patchwork.core.schema import REQUIRED_KEYS, SCALAR_KEYS, TARGET_PACKAGES
 
-TEXT_KEYS = (  # whose values are strings, whatever they look like
+TEXT_KEYS = (  # whose values are strings, whatever they look like: those that are annotated as `str`
     "run_dir",
     "resume",
     "init_from",
     "task_name",
     "model_name",
+    "task.monitor",
     "dataset.root",
     "data.dataset.root",
+    "trainer.accelerator",
     "logger.wandb.project",
+    "logger.wandb.entity",
+    "logger.wandb.group",
+    "logger.wandb.job_type",
+    "logger.wandb.notes",
     "hydra.run.dir",
     "hydra.sweep.dir",
     "hydra.sweep.subdir",
@@ -46,12 +52,12 @@ def parse_typed(overrides: list[str], *, sweep: bool) -> list[str]:
 
 def parse_deletion(override: str) -> str:
     """Return `~logger` as `logger=none`, and other deletions as they are if they can be."""
-    key = override.removeprefix("~").partition("=")[0]
+    key, _, value = override.removeprefix("~").partition("=")
     if key in EMPTY_GROUPS:
         return f"{key}=none"
     if key in SCALAR_KEYS or key in REQUIRED_KEYS:
         raise ConfigError(f"{override} is not allowed, as every run needs the key: set it with {key}=…")
-    return override
+    return override if value else f"~{key}"
 
 
 def parse_setting(override: str, sweep: bool) -> str:
@@ -66,9 +72,11 @@ def parse_setting(override: str, sweep: bool) -> str:
     prefix = match["key"].removesuffix(key)
     if prefix and not key.startswith("hydra"):
         prefix = "" if key in GROUPS or "@" in key else "++" if "." in key or key in SCALAR_KEYS else prefix
-    if key in EMPTY_GROUPS and text.startswith("["):
-        choices = text.strip("[]").split(",")
-        raise ConfigError(f"{override} is not allowed: {key} is one choice, as {key}={choices[-1].strip()}")
+    if key in EMPTY_GROUPS and text.startswith(("[", "{")):
+        choice = (re.findall(r"\w+", text) if text.startswith("[") else []) or ["none"]
+        raise ConfigError(f"{override} is not allowed: {key} is one choice, as {key}={choice[-1]}")
+    if "." in key and not key.startswith("hydra.") and re.fullmatch(r"\{\s*\}", text):
+        raise ConfigError(f"{override} changes nothing: set a key of {key}, or {key}=null to leave it out")
     if text == "None":  # as W&B's agent writes null
         return f"{prefix}{key}={'none' if key in EMPTY_GROUPS else 'null'}"
     if key == "hydra.mode":
@@ -103,7 +111,7 @@ def is_hydra_form(text: str, parsed: Override, sweep: bool) -> bool:
     if isinstance(value, ChoiceSweep) and value.simple_form:
         return sweep and all(isinstance(item, QuotedString) or item == part for item, part in pairs(value, text))
     if parsed.is_sweep_override():
-        return True  # choice(a,b)
+        return sweep  # choice(a,b)
     escaped = isinstance(value, str) and "\\" in text
     return value is None or value == text or escaped or isinstance(value, QuotedString) or "${" in text
 

@@ -1,17 +1,17 @@
 """Find the key, choice or command that a wrong one was meant to be."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 CUTOFF = 0.7  # similarity of two words, of which 1 is equality
+MIN_REST = 0.5  # of what is left of them without the words that they share
+EVERYWHERE = ("default", "none")  # choices that many groups have: in another group they are not what was meant
 SYNONYMS = {  # names from other tools, which are not similar to the ones here
     "amp": "precision",
     "arch": "model",
     "bs": "data.batch_size",
     "batchsize": "data.batch_size",
-    "checkpoint": "resume",
-    "ckpt": "resume",
-    "ckpt_path": "resume",
     "clip_grad": "gradient_clip_val",
     "default_root_dir": "run_dir",
     "device": "accelerator",
@@ -42,7 +42,6 @@ SYNONYMS = {  # names from other tools, which are not similar to the ones here
     "output_dir": "run_dir",
     "random_seed": "seed",
     "random_state": "seed",
-    "resume_from_checkpoint": "resume",
     "run_name": "run_dir",
     "save_dir": "run_dir",
     "step_size": "optimizer.lr",
@@ -76,8 +75,20 @@ def last_name(path: str) -> str:
 def closest(name: str, known: Iterable[str], *, cutoff: float = CUTOFF) -> str | None:
     """Return the known name that is most similar to another one, or None if none is similar."""
     by_normal_name = {normalize(candidate): candidate for candidate in known}
-    matches = difflib.get_close_matches(normalize(name), by_normal_name, n=1, cutoff=cutoff)
-    return by_normal_name[matches[0]] if matches else None
+    name = normalize(name)
+    matches = difflib.get_close_matches(name, by_normal_name, n=3, cutoff=cutoff)
+    return next((by_normal_name[match] for match in matches if differs_by_slips(name, match)), None)
+
+
+def differs_by_slips(name: str, other: str) -> bool:
+    """Return whether names are similar in what is left without the words that both have, as `paper_` in two choices."""
+    words, other_words = re.split(r"[_.]", name), re.split(r"[_.]", other)
+    shared = {*words} & {*other_words}
+    rest = "_".join(word for word in words if word not in shared)
+    other_rest = "_".join(word for word in other_words if word not in shared)
+    if not rest or not other_rest:
+        return True
+    return difflib.SequenceMatcher(None, rest, other_rest).ratio() >= MIN_REST
 
 
 def closest_choice(group: str, choice: str, choices: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
@@ -93,12 +104,12 @@ def closest_choice(group: str, choice: str, choices: Mapping[str, Sequence[str]]
     if found := closest(choice, choices[group], cutoff=0.9):
         return group, found
     for name in (choice, meant):
-        if elsewhere := next((other for other in choices if name in choices[other]), None):
+        if name not in EVERYWHERE and (elsewhere := next((other for other in choices if name in choices[other]), None)):
             return elsewhere, str(name)
     if found := closest(choice, choices[group]):
         return group, found
     for other, names in choices.items():
-        if found := closest(choice, names, cutoff=0.8):
+        if found := closest(choice, (name for name in names if name not in EVERYWHERE), cutoff=0.8):
             return other, found
     return None
 

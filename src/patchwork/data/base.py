@@ -167,10 +167,10 @@ class BaseDataModule(pl.LightningDataModule):
                     f"{name}={size} cannot be divided evenly: use a multiple of {world_size}, the number of processes"
                 )
 
-    def loader(self, split: Split) -> DataLoader:
-        """Make the loader of a split; a resumed training epoch begins where it was saved."""
+    def loader(self, split: Split, *, epoch: int = 0, start_index: int = 0) -> DataLoader:
+        """Make the loader of a split, which begins with the batch `start_index` of an epoch."""
         self.setup("")
-        sampler = BatchIndexSampler(self.num_batches(split), **(self.resume_position if split == "train" else {}))
+        sampler = BatchIndexSampler(self.num_batches(split), epoch=epoch, start_index=start_index)
         dataset = BatchDataset(self, split, self.shard())
         return DataLoader(
             dataset,
@@ -192,10 +192,11 @@ class BaseDataModule(pl.LightningDataModule):
         self.resume_position = dict(state_dict)
 
     def train_dataloader(self) -> DataLoader:
-        return self.loader("train")
+        return self.loader("train", **self.resume_position)
 
     def val_dataloader(self) -> DataLoader:
-        return self.loader("val")
+        """Make the loader of a validation: of the training batches if all epochs repeat them, as to memorize them."""
+        return self.loader("train" if self.repeats_batches else "val")
 
     def test_dataloader(self) -> DataLoader:
         return self.loader("test")

@@ -14,11 +14,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from patchwork.core.errors import DataError, one_line
+from patchwork.data.grayscale import blend, ground_of, is_dark_on_light, luminance
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # decoders that run no other program
 MAX_PIXELS = 50_000_000
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green and blue, as of Pillow's mode L
-FAINT = 32  # a ground up to this brightness, of 255, is taken for black
+BLACK = 32  # a ground up to this brightness, of 255, is taken for black
+FAINT = 128  # a contrast below this, of 255, is stretched
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,36 @@ def read_image(path: str | Path, *, key: str, size: int, find_polarity: bool = T
                 file.load()
                 gray = to_gray(ImageOps.exif_transpose(file), ground=None if find_polarity else 0)
     except Exception as error:  # decoders raise errors of every type on damaged files
-        raise DataError(f"{key}={path} cannot be read as an image: {one_line(error)}") from error
-    if find_polarity:
-        if np.ptp(gray) < 1:
-            raise DataError(f"{key}={path} shows nothing: all of its pixels are the same")
-        gray = make_ground_black(gray, notes)
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{key}={path} does not exist: name an image file") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(f"{key}={path} cannot be read as an image: {reason}") from error
+    return fit_picture(gray, notes, name=f"{key}={path}", size=size, find_polarity=find_polarity)
+
+
+def fit_image(image: Image.Image, *, name: str, size: int) -> ReadImage:
+    """Fit a picture in memory, as `read_image` does one in a file.
+
+    Args:
+        image: of any mode and size.
+        name: what it is called in messages.
+        size: pixels of a side of the result.
+
+    Raises:
+        DataError: if it shows nothing, or its values are not those of an image.
+    """
+    try:
+        gray = to_gray(ImageOps.exif_transpose(image), ground=None)
+    except ValueError as error:
+        raise DataError(f"{name} cannot be read as an image: {one_line(error)}") from error
+    return fit_picture(gray, [], name=name, size=size, find_polarity=True)
+
+
+def fit_picture(gray: np.ndarray, notes: list[str], *, name: str, size: int, find_polarity: bool) -> ReadImage:
+    """Make the brightness (height, width) of a picture, from 0 to 255, a square light on dark; see `read_image`."""
+    if find_polarity and np.ptp(gray) < 1:
+        raise DataError(f"{name} shows nothing: all of its pixels are the same")
+    gray = make_ground_black(gray, notes) if find_polarity else stretch_mask(gray, notes)
     pixels = np.rint(fit_square(gray, size, notes)).clip(0, 255).astype(np.uint8)
     return ReadImage(torch.from_numpy(pixels), tuple(notes))
 
@@ -71,30 +97,22 @@ def to_gray(image: Image.Image, *, ground: int | None) -> np.ndarray:
     """
     if image.mode.startswith(("I", "F")):
         return scale_to_8_bits(np.asarray(image))
-    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    if not transparent:
+    if not is_transparent(image):
         return np.asarray(image.convert("RGB").convert("L"), np.float32)
+    return luminance(flatten(image, ground))
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Return whether an image has transparent pixels."""
+    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
+        return False
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def flatten(image: Image.Image, ground: int | None) -> np.ndarray:
+    """Return the colors (height, width, 3) of an image with transparency on a ground; see `to_gray`."""
     rgba = np.asarray(image.convert("RGBA"), np.float32)
-    gray, alpha = rgba[..., :3] @ LUMINANCE, rgba[..., 3] / 255
-    if ground is None:
-        ground = choose_ground(gray, alpha)
-    return gray * alpha + ground * (1 - alpha)
-
-
-def choose_ground(gray: np.ndarray, alpha: np.ndarray) -> int:
-    """Return the brightness of the ground that a picture with transparency was made for.
-
-    Ink of one color needs the opposite. Otherwise what is opaque blends into the ground at its edge.
-    """
-    opaque = np.pad(alpha >= 0.5, 1)
-    if not opaque.any():
-        return 0 if gray.mean() >= 128 else 255
-    inner = opaque[1:-1, 1:-1] & opaque[:-2, 1:-1] & opaque[2:, 1:-1] & opaque[1:-1, :-2] & opaque[1:-1, 2:]
-    edge = opaque[1:-1, 1:-1] & ~inner
-    low, high = np.percentile(gray[inner | edge], [5, 95])
-    if high - low < 64 or not inner.any():
-        return 0 if gray[inner | edge].mean() >= 128 else 255
-    return 255 if gray[edge].mean() > gray[inner].mean() else 0
+    return blend(rgba[..., :3], rgba[..., 3] / 255, ground)
 
 
 def scale_to_8_bits(values: np.ndarray) -> np.ndarray:
@@ -108,16 +126,28 @@ def scale_to_8_bits(values: np.ndarray) -> np.ndarray:
 
 
 def make_ground_black(gray: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Invert a picture that is dark on light, and darken a ground that is not black; the border tells the ground."""
-    border = np.concatenate([gray[0], gray[-1], gray[1:-1, 0], gray[1:-1, -1]])
-    if np.median(border) >= 128:
+    """Invert a picture that is dark on light, darken a ground that is not black, and stretch a faint picture."""
+    if is_dark_on_light(gray):
         notes.append("it is dark on light: inverted, as digits here are light on dark")
-        gray, border = 255 - gray, 255 - border
-    ground = np.median(border)
-    if ground > FAINT:
+        gray = 255 - gray
+    ground = float(ground_of(gray))
+    contrast = float(gray.max()) - ground
+    if ground > BLACK:
         notes.append(f"its ground of brightness {ground:.0f} was made black")
-        gray = (gray - ground).clip(0) * (255 / max(gray.max() - ground, 1))
+    if contrast < FAINT:
+        notes.append(f"it shows almost nothing: its contrast of {contrast:.3g} was stretched to 255")
+    if ground > BLACK or contrast < FAINT:
+        gray = (gray - ground).clip(0) * (255 / max(contrast, 1e-6))
     return gray
+
+
+def stretch_mask(gray: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return a mask whose brightest pixel is white, as one of zeros and ones is meant."""
+    highest = float(gray.max())
+    if not 0 < highest < FAINT:
+        return gray
+    notes.append(f"its brightest pixel of {highest:.3g} was made white")
+    return gray * (255 / highest)
 
 
 def fit_square(gray: np.ndarray, size: int, notes: list[str]) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from patchwork.core.errors import ConfigError
 from patchwork.runs.manifest import check_dataset
 from patchwork.runs.predictions import to_task
+from patchwork.runs.report import num_tested
 from patchwork.runs.run import Run
 from patchwork.tasks import Predictions, Task
 
@@ -45,16 +46,23 @@ def evaluate_ensemble(run_dirs: list[Path]) -> None:
     first = runs[0]
     for run in runs:
         check_comparable(first, run)
-    members = [run.manifest.get("metrics", {}) for run in runs]
+    members = [test_metrics(run) for run in runs]
     set_model(first.task, combine(runs))
-    for name, value in first.evaluate().items():
-        values = [metrics[name] for metrics in members if name in metrics]
-        line = f"{name:<28} {value:.6f}"
-        if values:
-            line += f"  members {statistics.fmean(values):.6f}"
+    metrics = first.evaluate()
+    for name, value in metrics.items():
+        values = [member[name] for member in members]
+        line = f"{name:<28} {value:.6f}  {'members' if len(values) > 1 else 'member'} {statistics.fmean(values):.6f}"
         if len(values) > 1:
             line += f" ± {statistics.stdev(values):.6f}"
         print(line)
+    if summary := first.task.summary(metrics, num_tested(first.data)):
+        print(summary)
+
+
+def test_metrics(run: Run) -> dict[str, float]:
+    """Return the test metrics of a run, measured now if it has none as it was stopped before its test."""
+    saved = {name: value for name, value in run.manifest.get("metrics", {}).items() if name.startswith("test/")}
+    return saved or run.evaluate()
 
 
 def set_model(task: Task, model: nn.Module) -> None:

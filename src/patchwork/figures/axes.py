@@ -103,6 +103,11 @@ def write_notice(axes: Axes, text: str) -> None:
     axes.set_axis_off()
 
 
+def write_remark(axes: Axes, text: str) -> None:
+    """Write a text at the lower edge of a panel, of what it does not show."""
+    axes.text(0.5, 0.03, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=SMALL, color=MUTED)
+
+
 def markers(series: Series, max_points: int) -> dict[str, Any]:
     """Return the marker style of a line: dots up to `max_points` points, as a single point makes no line."""
     return {"marker": "o", "ms": 4, "mew": 0} if len(series.value) <= max_points else {}

@@ -20,6 +20,7 @@ from patchwork.figures.axes import (
     set_x_limits,
     style_axes,
     write_notice,
+    write_remark,
 )
 from patchwork.figures.metrics import Best, Series, find_best, is_loss, read_metrics, smooth
 from patchwork.figures.style import DPI, MUTED, NORMAL, PALETTE, SMALL, TEXT, line_style, text_width
@@ -83,6 +84,8 @@ def plot_losses(figure: Figure, columns: dict[str, Series], losses: dict[str, Se
     scale_losses(axes, concatenate(series.value for series in (*losses.values(), train) if series))
     set_x_limits(axes, concatenate(series.step for series in (*losses.values(), train, *rates.values()) if series))
     label_lines(figure, axes, labels)
+    if losses and not train:
+        write_remark(axes, "no training loss: fewer steps than log_every_n_steps")
     if rates:
         axes.tick_params(labelbottom=False)
         axes = plot_learning_rates(figure, axes, rates)
@@ -102,7 +105,7 @@ def plot_training_loss(axes: Axes, train: Series) -> LineLabel:
 def scale_losses(axes: Axes, values: np.ndarray) -> None:
     """Use a logarithmic axis unless a loss is negative or all are zero; without losses, say so."""
     if not len(values):
-        write_notice(axes, "no loss was measured")
+        write_notice(axes, "no loss was logged:\nfewer steps than log_every_n_steps")
     elif (values > 0).any() and not (values < 0).any():
         axes.set_yscale("log", nonpositive="mask")
         set_log_ticks(axes, values[values > 0])

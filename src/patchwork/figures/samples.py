@@ -29,6 +29,7 @@ MARGIN, GAP, HEADER_HEIGHT = 24, 30, 44  # pixels: around the sheet, between sam
 LINE_HEIGHT, NOTE_HEIGHT = 24, 36  # pixels: of a caption's line, of the note below the samples
 MAX_WIDTH, MAX_CELL_HEIGHT, MAX_COLUMNS = 1300, 240, 12
 ASPECT_RATIO = 2.2  # of the sheet: width / height
+MIN_CELL_HEIGHT = 56  # pixels, below which a digit is hard to read
 FONT_SIZE, MIN_FONT_SIZE, MIN_INLINE_FONT_SIZE = 10.0, 5.0, 8.0  # points, of captions
 NO_PREDICTION = "∅"
 MARK_COLORS = {"blue": PALETTE[0], "green": PALETTE[2]}  # of marked cells, by their names in the note
@@ -137,19 +138,23 @@ def mark_cells(axes: Axes, sample: Sample, mark_colors: dict[str, str]) -> None:
 
 
 def choose_grid(samples: Sequence[Sample]) -> Grid:
-    """Choose the grid whose sheet is closest to `ASPECT_RATIO`, with few empty places in the last row."""
+    """Choose the grid whose sheet is closest to `ASPECT_RATIO`, with readable cells and a full last row, if possible.
+
+    A sheet may be a little wider than `MAX_WIDTH` where its images are enlarged by a whole number then.
+    """
     height, width = (max(sample.image.shape[axis] for sample in samples) for axis in (1, 2))
     rows_per_sample = max(sample.rows for sample in samples)
     candidates = []
     for columns in range(1, min(len(samples), MAX_COLUMNS) + 1):
         available_width = MAX_WIDTH - 2 * MARGIN - (columns - 1) * GAP
         zoom = min(available_width / (columns * width), MAX_CELL_HEIGHT * rows_per_sample / height)
-        zoom = float(math.floor(zoom)) if zoom >= 1 else zoom
+        zoom = float(math.floor(zoom + 0.05)) if zoom >= 1 else zoom
         num_rows = math.ceil(len(samples) / columns)
         sheet_height = num_rows * (height * zoom + LINE_HEIGHT * rows_per_sample + GAP)
         aspect_ratio = columns * (width * zoom + GAP) / sheet_height
         empty = (columns * num_rows - len(samples)) / columns
-        candidates.append((abs(math.log(aspect_ratio / ASPECT_RATIO)) + empty, columns, zoom))
+        tiny = max(math.log2(MIN_CELL_HEIGHT * rows_per_sample / (height * zoom)), 0)
+        candidates.append((abs(math.log(aspect_ratio / ASPECT_RATIO)) + empty + tiny, columns, zoom))
     _, columns, zoom = min(candidates)
     return Grid(columns, zoom, to_sheet_pixels(width, zoom), to_sheet_pixels(height, zoom))
 

@@ -75,7 +75,7 @@ def instantiate_group(config: DictConfig, group: str) -> list[Any]:
 def build_callbacks(config: DictConfig, timer: RunTimer, checkpointer: Checkpointer) -> list[pl.Callback]:
     """Return all callbacks of a training, in their order."""
     return [
-        Announcement(*choice_names(config)),  # before the bar is drawn
+        Announcement(*choice_names(config), config.trainer),  # before the bar is drawn
         SeedEveryStep(config.seed),
         timer,
         LossLogger(config.trainer.log_every_n_steps),

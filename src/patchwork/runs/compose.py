@@ -1,6 +1,7 @@
 """Compose a configuration from `conf/` and overrides, as the command line does."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -23,24 +24,52 @@ def compose(overrides: list[str]) -> DictConfig:
     """Return the configuration that `patchwork train` has with these overrides.
 
     Raises:
-        ConfigError: if an override names a group, choice or key that does not exist.
+        ConfigError: if an override names a group, choice or key that does not exist, or these are no list of strings.
     """
+    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+        raise ConfigError(f'compose({overrides!r}) is not allowed: pass a list of overrides, as ["task=classify"]')
     return without_hydra(compose_with_hydra(parse_typed(overrides, sweep=False)))
 
 
-def compose_with_hydra(
-    overrides: list[str],
-    *,
-    conf_dir: Path = CONF_DIR,
-    config_name: str = "train",
-    config_dir: Path | None = None,
-    multirun: bool = False,
-) -> DictConfig:
-    """Compose a configuration that has Hydra's own as the key `hydra`; the arguments are those of `compose_config`.
+@dataclass(frozen=True)
+class ConfigSource:
+    """The files of a configuration, as Hydra's options name them; by default those of this package.
+
+    Args:
+        conf_dir: absolute path of the configuration directory.
+        config_name: name of the primary configuration.
+        config_dir: another configuration directory, whose files are added.
+    """
+
+    conf_dir: Path = CONF_DIR
+    config_name: str = "train"
+    config_dir: Path | None = None
+
+    @property
+    def conf_dirs(self) -> list[Path]:
+        return [self.conf_dir] if self.config_dir is None else [self.conf_dir, self.config_dir]
+
+    def translate(self, error: Exception, overrides: list[str]) -> ConfigError:
+        """Return an error of the composition with these overrides as one of this package."""
+        flags = [] if self.config_dir is None else [f"--config-dir={self.config_dir}"]
+        return translate_hydra_error(error, self.conf_dir, self.config_name, [*flags, *overrides])
+
+
+PACKAGED = ConfigSource()
+
+
+def compose_with_hydra(overrides: list[str], source: ConfigSource = PACKAGED, *, multirun: bool = False) -> DictConfig:
+    """Compose a configuration that has Hydra's own as the key `hydra`.
+
+    Args:
+        overrides: as Hydra parses them.
+        source: the files.
+        multirun: compose what a multirun begins with, where an override may list several values.
 
     Raises:
         ConfigError: if an override names a group, choice or key that does not exist.
     """
+    conf_dir, config_name, config_dir = source.conf_dir, source.config_name, source.config_dir
     try:
         return compose_config(
             conf_dir, config_name, overrides, with_hydra=True, config_dir=config_dir, multirun=multirun
@@ -52,8 +81,7 @@ def compose_with_hydra(
             raise ConfigError(
                 f"--config-name={config_name} does not exist in {config_dir or conf_dir}{available}"
             ) from error
-        flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
-        raise translate_hydra_error(error, conf_dir, config_name, [*flags, *overrides]) from error
+        raise source.translate(error, overrides) from error
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

@@ -6,15 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from patchwork.core.errors import PatchworkError
 from patchwork.core.job import read_json
-from patchwork.core.overrides import format_override, override_key
+from patchwork.core.overrides import format_override, override_key, quoted
 from patchwork.core.schema import format_value
-from patchwork.runs.compose import CONF_DIR, compose
 from patchwork.runs.run_dir import MANIFEST_FILE, choice_names
+from patchwork.training.trainer_arguments import full_precision_name
 
 LAUNCH_KEYS = ("run_dir", "resume")  # which say where a run is and how it was started, but not what it is
 NAMES = ("task_name", "model_name")
@@ -60,6 +59,8 @@ def config_overrides(config: Mapping[str, Any]) -> list[str]:
 @cache
 def compose_choices(*overrides: str) -> DictConfig:
     """Compose choices, of which a list of runs has few; the result is not to be changed."""
+    from patchwork.runs.compose import compose  # imports Hydra, which the runs of the command line do not need
+
     return compose([*overrides])
 
 
@@ -78,6 +79,8 @@ def choice_overrides(config: Mapping[str, Any]) -> list[str]:
 
 def find_choice(group: str, node: Any) -> list[str]:
     """Return the first choice of a group that holds what a node holds, if there is one."""
+    from patchwork.runs.compose import CONF_DIR
+
     for path in sorted((CONF_DIR / group).glob("*.yaml")):
         if content(group, compose_choices(f"{group}={path.stem}")[group]) == content(group, node):
             return [path.stem]
@@ -114,12 +117,14 @@ def is_left_open(key: str, value: Any) -> bool:
 
 
 def to_plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as plain values, its interpolations resolved."""
-    if not isinstance(config, DictConfig):
-        return dict(config)
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    """Return a configuration as plain values, its interpolations resolved, the trainer's precision by its full name."""
+    values = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    assert isinstance(values, Mapping)
+    plain = {str(key): value for key, value in values.items()}
+    trainer = plain.get("trainer")
+    if isinstance(trainer, Mapping) and "precision" in trainer:
+        plain["trainer"] = {**trainer, "precision": full_precision_name(trainer["precision"])}
+    return plain
 
 
 def is_interpolated(config: DictConfig, key: str) -> bool:
@@ -138,4 +143,4 @@ def format_nested(value: Any) -> str:
         return "{" + ",".join(f"{name}:{format_nested(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(format_nested, value)) + "]"
-    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else format_value(value)
+    return quoted(value, "single") if isinstance(value, str) else format_value(value)

@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 
 from patchwork.core.errors import ConfigError
 from patchwork.core.overrides import override_key
+from patchwork.core.paths import expand_home
 from patchwork.core.schema import format_value
+from patchwork.core.shell_overrides import parse_typed
 
 DEFAULT_DIR = "."  # of hydra.run.dir and hydra.sweep.subdir: the run directory is our own
 PLAIN_RUN = ("hydra.mode=RUN", f"hydra.run.dir={DEFAULT_DIR}")  # of a job, whatever its experiment's file says
@@ -53,6 +55,9 @@ def check_hydra(hydra_cfg: HydraConf, *, multirun: bool) -> None:
         raise ConfigError(
             f"hydra.verbose={format_value(hydra_cfg.verbose)} needs a place for messages: add hydra/job_logging=stdout"
         )
+    sweeper = hydra_cfg.runtime.choices.get("hydra/sweeper")
+    if sweeper != "basic":
+        raise ConfigError(f"hydra/sweeper={sweeper} is not allowed: patchwork sweep searches with Optuna")
     for override in typed_overrides(hydra_cfg, "hydra"):
         if not multirun and override_key(override).startswith(MULTIRUN_KEYS):
             raise ConfigError(f"{override} applies to several runs: add -m, or drop it")
@@ -83,6 +88,18 @@ def run_dir_override(hydra_cfg: HydraConf, overrides: list[str]) -> str | None:
     return run_dir
 
 
+def sweeper_params(hydra_cfg: HydraConf, overrides: list[str]) -> list[str]:
+    """Return `hydra.sweeper.params` as overrides that Hydra parses, without those that the command line sets, too.
+
+    Args:
+        hydra_cfg: Hydra's own configuration.
+        overrides: those of the command line, as Hydra parses them.
+    """
+    typed = {override_key(override) for override in overrides}
+    params = [f"{key}={value}" for key, value in (hydra_cfg.sweeper.get("params") or {}).items()]
+    return [param for param in parse_typed(params, sweep=True) if override_key(param) not in typed]
+
+
 def job_overrides(hydra_cfg: HydraConf) -> list[str]:
     """Return the overrides of Hydra's keys that each job of a multirun gets, which is a plain run."""
     shared = [each for each in typed_overrides(hydra_cfg, "hydra") if not override_key(each).startswith(JOB_KEYS)]
@@ -106,4 +123,4 @@ def job_environment(hydra_cfg: HydraConf) -> Iterator[None]:
 
 def sweep_dir_of(hydra_cfg: HydraConf) -> Path:
     """Return the directory of a multirun."""
-    return Path(hydra_cfg.sweep.dir).expanduser()
+    return expand_home(hydra_cfg.sweep.dir)

@@ -6,6 +6,7 @@ optimizer, the schedule and the average of the weights start anew.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchwork.core.errors import DataError
+from patchwork.core.errors import DataError, PatchworkWarning
+from patchwork.core.paths import exists, expand_home
+from patchwork.core.rank import is_rank_zero
 from patchwork.runs.run import best_checkpoint, load_weights, read_weights
-from patchwork.runs.run_dir import exists, expand_home, locate_run
+from patchwork.runs.run_dir import is_run_dir, locate_run
 from patchwork.tasks import Task
 from patchwork.training.checkpoint_io import LAST, backup_path, read_checkpoint, weights_sha256
 
 INIT = "init.ckpt"  # in the run's `checkpoints`
 MAX_LISTED = 3  # tensors in a message
+FEW = 0.1  # of the parameters: a smaller fraction helps little
 SAME_PARTS = (  # parts of networks that have another name in another one
     (r"^model\.image_encoder\.encoder\.0\.(?=stem\.|proj\.)", "model.patch_embed."),
     (r"^model\.image_encoder\.encoder\.", "model.layers."),
@@ -56,6 +60,13 @@ def load_initial_weights(task: Task, init_from: str | None, run_dir: Path | None
     path = locate_weights(init_from)
     weights = read_weights(path)
     taken = take_weights(task, weights, path)
+    if taken["parameters_taken"] < FEW * taken["parameters"] and is_rank_zero():
+        warnings.warn(
+            f"init_from={init_from} gives this model only {taken['parameters_taken']:,} of its {taken['parameters']:,} "
+            "parameters, so that it begins almost anew: take a run of the same widths and patches",
+            PatchworkWarning,
+            stacklevel=2,
+        )
     return {"state_dict": task.state_dict(), "init_from": {"path": str(path), **taken}}
 
 
@@ -69,7 +80,12 @@ def locate_weights(init_from: str) -> Path:
     if not exists(path):
         raise DataError(f"init_from={init_from} does not exist: pass a run directory or a checkpoint")
     run_dir = locate_run(path)
-    checkpoint = path if path.is_file() and path.suffix == ".ckpt" else best_checkpoint(run_dir)
+    if path.is_file() and path.suffix != ".ckpt":
+        kind, hint = f"a {path.suffix} file" if path.suffix else "a file", "a run directory or a .ckpt of a run"
+        if is_run_dir(run_dir):
+            kind, hint = "a file of a run", f"{run_dir} for its best weights, or one of its .ckpt"
+        raise DataError(f"init_from={init_from} is {kind}, and no checkpoint: pass {hint}")
+    checkpoint = path if path.is_file() else best_checkpoint(run_dir)
     if not exists(checkpoint) and not exists(backup_path(checkpoint)):
         raise DataError(f"init_from={init_from} holds no checkpoint: pass a run directory or a checkpoint")
     return checkpoint

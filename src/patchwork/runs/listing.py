@@ -13,23 +13,15 @@ from typing import Any, Literal
 from patchwork.core.errors import DataError
 from patchwork.core.job import read_json
 from patchwork.core.lock import is_locked
+from patchwork.core.mappings import read_yaml
 from patchwork.core.overrides import override_key
+from patchwork.core.paths import exists
 from patchwork.runs.differences import run_overrides
-from patchwork.runs.run_dir import (
-    CONFIG_FILE,
-    LOCK_FILE,
-    MANIFEST_FILE,
-    STAMP,
-    choice_names,
-    exists,
-    read_yaml,
-    test_result,
-)
+from patchwork.runs.run_dir import CONFIG_FILE, LOCK_FILE, MANIFEST_FILE, STAMP, choice_names, test_result
 
 Status = Literal["finished", "running", "stopped", "killed", "failed", "damaged"]
 COLUMN_KEYS = ("task", "model", "experiment", "init_from")
-RUN_DEPTH = 3  # of a run without run_dir below the directory of all runs: task, model, time
-NO_TASKS = ("multirun", "sweeps")  # directories beside those of the tasks
+SWEEP_DIRS = ("multirun", "sweeps")  # below which directories that are named by the time hold runs, and are none
 
 
 @dataclass(frozen=True)
@@ -56,20 +48,35 @@ class RunSummary:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """Return the runs below a directory, newest first; directories with a damaged run, or none, are among them."""
+    """Return the runs below a directory, newest first, with damaged ones.
+
+    Raises:
+        DataError: if there is no such directory.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} {'is a file' if root.exists() else 'does not exist'}: pass a directory of runs")
     summaries = [summarize(run_dir) for run_dir in find_run_dirs(root)]
     return sorted(summaries, key=lambda run: (run.started, str(run.run_dir)), reverse=True)
 
 
 def find_run_dirs(root: Path) -> Iterator[Path]:
-    """Yield the directories of runs below a directory, and those that should be one and hold nothing of a run."""
+    """Yield the directories of runs below a directory, and those of which no more than traces of a run are left."""
     for path, names, files in os.walk(root):
         directory = Path(path)
-        parts = directory.relative_to(root).parts
-        is_run = {CONFIG_FILE, MANIFEST_FILE} & {*files}
-        if is_run or (len(parts) == RUN_DEPTH and parts[0] not in NO_TASKS):
+        traces = {"checkpoints"} & {*names} | {CONFIG_FILE, MANIFEST_FILE, LOCK_FILE} & {*files}
+        is_empty = not names and not files
+        if len(traces) > 1 or (is_named_by_time(directory) and (traces or is_empty)):
             names.clear()  # a run holds no other
             yield directory
+
+
+def is_named_by_time(directory: Path) -> bool:
+    """Return whether a directory has the name of a run without run_dir."""
+    try:
+        parse_stamp(directory.name)
+    except ValueError:
+        return False
+    return not {*directory.absolute().parts[-3:-1]} & {*SWEEP_DIRS}
 
 
 def summarize(run_dir: Path) -> RunSummary:

@@ -1,11 +1,13 @@
 """A batch of images of one's own, as a task takes it: nothing of its data set is read."""
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from patchwork.core.errors import ConfigError
+from patchwork.core.errors import ConfigError, warn
+from patchwork.core.paths import expand_home
 from patchwork.core.schema import choice_name
 from patchwork.data import BaseDataModule
 from patchwork.data.base import Batch
@@ -15,6 +17,9 @@ from patchwork.data.sequences import SequencesDataModule
 from patchwork.models.protocols import HasMaxLength
 from patchwork.tasks import Task
 from patchwork.tasks.image_sequence import ImageSequenceTask
+
+if TYPE_CHECKING:
+    from patchwork.data.image_files import ReadImage
 
 MAX_MEAN = 0.5  # of the pixels of a source whose images are light on dark
 
@@ -31,6 +36,7 @@ def make_own_batch(task: Task, data: BaseDataModule, images: Any, anchor: Any) -
         raise ConfigError(f"{takes} does not predict single images: predict a split instead")
     if has_anchor != (anchor is not None):
         raise ConfigError(f"{takes} takes {'an' if has_anchor else 'no'} anchor beside the images")
+    images, anchor = fit_pictures(images, data), fit_pictures(anchor, data)
     if isinstance(data, SequencesDataModule):
         pixels, mask = read_sequences(task, data, images, takes)
         shown = pixels[mask]
@@ -48,6 +54,49 @@ def make_own_batch(task: Task, data: BaseDataModule, images: Any, anchor: Any) -
     if "mask" in batch:
         batch["image"] *= batch["mask"][:, :, None, None, None]  # padding is zero after normalization
     return {**batch, "index": torch.arange(len(pixels))}
+
+
+def fit_pictures(images: Any, data: ImageSourceDataModule) -> Any:
+    """Return images with the pixels (H, W) of those given as files, or as PIL images of another size than the model's.
+
+    They become square, and light on dark; a warning says what was done to them.
+
+    Raises:
+        ConfigError: if a file is given to a model of color, of images that are not square or not light on dark.
+        DataError: if a file cannot be read, or a picture shows nothing.
+    """
+    channels, height, width = data.image_shape
+    fits = channels == 1 and height == width and data.dataset.mean < MAX_MEAN
+    names: dict[str, list[str]] = {}  # of the pictures, by what was done to them
+
+    def fit(image: Any, position: str) -> Any:
+        if isinstance(image, list | tuple):
+            return [fit(each, f"{position}[{index}]") for index, each in enumerate(image)]
+        is_path = isinstance(image, str | Path)
+        if not is_path and (not hasattr(image, "getbands") or image.size == (width, height)):
+            return image
+        if fits:
+            picture = read_picture(image, position, width)
+            if picture.notes:
+                names.setdefault("; ".join(picture.notes), []).append(str(image) if is_path else position)
+            return picture.pixels
+        if is_path:
+            raise ConfigError(f"{position}={str(image)!r} is not allowed: pass arrays of shape {data.image_shape}")
+        return image  # of the wrong size, as an error will say
+
+    fitted = fit(images, "images")
+    for note, (first, *others) in names.items():
+        warn(f"{first}{f' and {len(others)} more' if others else ''}: {note}")
+    return fitted
+
+
+def read_picture(image: Any, name: str, size: int) -> "ReadImage":
+    """Return a file, or a PIL image, as pixels (size, size)."""
+    from patchwork.data.image_files import fit_image, read_image  # imports PIL, which a training does not need
+
+    if isinstance(image, str | Path):
+        return read_image(expand_home(image), key=name, size=size)
+    return fit_image(image, name=name, size=size)
 
 
 def read_sequences(task: Task, data: SequencesDataModule, images: Any, takes: str) -> tuple[Tensor, Tensor]:

@@ -106,8 +106,8 @@ def predict_images(
 ) -> Predictions:
     """Predict images of one's own, or sequences of them, that are in no data set; that of the task is not read.
 
-    They are an array, a tensor, a PIL image, or a list of them: integers from 0 to 255, or fractions or truth values
-    from 0 to 1. They are normalized here.
+    They are an array, a tensor, a PIL image, or a list of them: whole numbers from 0 to 255, or fractions or truth
+    values from 0 to 1. They are normalized here.
 
     Args:
         task: Task to predict with, in evaluation mode.

@@ -16,6 +16,8 @@ from patchwork.figures.braille import render, supports_unicode
 from patchwork.runs.mistakes import mistake_samples
 from patchwork.runs.predictions import predictions_path, read_table, to_task
 from patchwork.tasks import Pixels, Sample, Task
+from patchwork.tasks.base import legend
+from patchwork.training.step_counts import limited
 
 NUM_SAMPLES, NUM_PRINTED = 24, 4
 MAX_LINES = 20  # of the samples that are printed, so that the result stays in sight
@@ -45,14 +47,21 @@ def save_figures(run_dir: Path, task: Task, data: BaseDataModule, precision: Pre
             curves = plot_curves(run_dir / "metrics.csv", monitor=task.monitor, mode=task.mode)
             save_figure(curves, figures / "curves.png")
         if samples:
-            sheet = plot_samples(samples, title=f"{type(task).__name__} {task.samples_title}")
+            title = f"{type(task).__name__} {task.samples_title}"
+            sheet = plot_samples(samples, title=with_legend(title, samples, task))
             save_figure(sheet, figures / "samples.png")
         if mistakes := saved_mistakes(run_dir, task, data, precision):
             title = f"{type(task).__name__} test: most confident mistakes, with their probability"
-            save_figure(plot_samples(mistakes, title=title), figures / "mistakes.png")
+            save_figure(plot_samples(mistakes, title=with_legend(title, mistakes, task)), figures / "mistakes.png")
     except OSError as error:
         raise ResourceError(f"{figures} cannot be written: {error.strerror}") from error
     return samples
+
+
+def with_legend(title: str, samples: list[Sample], task: Task) -> str:
+    """Return the title of samples with the meanings of the symbols in them."""
+    symbols = legend(samples, task.symbols)
+    return f"{title} ({symbols})" if symbols else title
 
 
 def saved_mistakes(run_dir: Path, task: Task, data: BaseDataModule, precision: Precision) -> list[Sample]:
@@ -75,6 +84,8 @@ def print_report(
     """Print a few predictions, the result in plain words, the test metrics, where the run is and what to do with it."""
     if samples and supports_unicode():
         print(render_some(samples))
+        if symbols := legend(samples[:NUM_PRINTED], task.symbols):
+            print(f"({symbols})")
     metrics = manifest["metrics"]
     if "trial" in manifest:
         print(manifest["trial"])
@@ -91,19 +102,20 @@ def print_report(
         print(f"nothing was tested ({weights}): trainer.limit_test_batches=0")
     for name, values in group_metrics(manifest["metrics"]).items():
         print(f"  {name:<24} {' · '.join(values)}")
-    print(
-        f"trained for {manifest['train_seconds']:.0f} s, {manifest['parameters']:,} parameters, seed {manifest['seed']}"
-    )
+    seconds = manifest["train_seconds"]
+    duration = f"{seconds:.1f}" if seconds < 9.95 else f"{seconds:.0f}"
+    print(f"trained for {duration} s, {manifest['parameters']:,} parameters, seed {manifest['seed']}")
     print(f"saved in {run_dir}")
-    for line in next_steps(run_dir, task):
+    for line in next_steps(run_dir, task, is_trial="trial" in manifest):
         print(f"  {line}")
 
 
 def describe_max_time(manifest: dict[str, Any]) -> str:
     """Return where training and its learning rate schedule stood when `max_time` ended them."""
+    percent = float(f"{100 * manifest['lr_ratio']:.2g}")
     return (
         f"ended by trainer.max_time at step {manifest['steps']:,} of {manifest['planned_steps']:,}; the learning rate "
-        f"was at {100 * manifest['lr_ratio']:.2g} % of its highest, as its schedule is that of all steps"
+        f"was at {percent:g} % of its highest, as its schedule is that of all steps"
     )
 
 
@@ -121,14 +133,15 @@ def num_tested(data: BaseDataModule) -> int:
     """Return how many test samples a run is measured on, which a limit of the trainer may make fewer."""
     total = data.num_samples["test"]
     limit: int | float = getattr(data.trainer, "limit_test_batches", 1.0) if data.trainer else 1.0
-    batches = limit if isinstance(limit, int) else int(limit * data.num_batches("test"))
-    return min(batches * data.eval_batch_size, total)
+    return min(limited(limit, data.num_batches("test")) * data.eval_batch_size, total)
 
 
-def next_steps(run_dir: Path, task: Task) -> list[str]:
-    """Return the pictures to look at, and commands to type next."""
+def next_steps(run_dir: Path, task: Task, *, is_trial: bool) -> list[str]:
+    """Return the pictures to look at, and commands to type next; those need a result, which a trial is not."""
     pictures = [f"{name}.png" for name in PICTURES if (run_dir / "figures" / f"{name}.png").exists()]
     lines = [f"look at    {run_dir / 'figures'}: {', '.join(pictures)}"] if pictures else []
+    if is_trial:
+        return lines
     if isinstance(task, Pixels):
         lines.append(f"generate   {shell_command('generate', run=str(run_dir))}")
         lines.append(f"score      {shell_command('evaluate', run=str(run_dir))}")

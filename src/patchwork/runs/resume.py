@@ -2,29 +2,27 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from patchwork.core.errors import ConfigError, PatchworkError
+from patchwork.core.errors import ConfigError, DataError, PatchworkError
 from patchwork.core.job import read_json
 from patchwork.core.lock import is_locked
+from patchwork.core.mappings import flatten, read_yaml
 from patchwork.core.overrides import override_key, shell_command, shell_override
+from patchwork.core.paths import exists, expand_home
 from patchwork.core.rank import RUN_DIR, is_rank_zero
-from patchwork.core.schema import format_value
-from patchwork.runs.differences import LAUNCH_KEYS, config_overrides, is_left_open, run_overrides, to_plain
+from patchwork.core.schema import TARGET_PACKAGES, default_values, find_target, format_value
+from patchwork.runs.differences import LAUNCH_KEYS, NAMES, config_overrides, is_left_open, run_overrides, to_plain
 from patchwork.runs.run_dir import (
     CONFIG_FILE,
     LOCK_FILE,
     MANIFEST_FILE,
-    exists,
-    expand_home,
-    flatten,
     locate_run,
     read_config,
-    read_yaml,
     runs_root,
     warn_of_other_checkpoint,
 )
@@ -60,6 +58,11 @@ def find_run(config: DictConfig, overrides: Sequence[str] = ()) -> tuple[DictCon
         return read_config(Path(os.environ[RUN_DIR])), Path(os.environ[RUN_DIR])
     if config.resume not in (None, "auto"):
         run_dir = locate_run(config.resume)
+        if not exists(run_dir):
+            raise DataError(
+                f"resume={config.resume} is not a run directory: it does not exist; resume=auto continues the latest "
+                "run of the same configuration, and patchwork runs lists all runs"
+            )
         warn_of_other_checkpoint(config.resume, run_dir, "last.ckpt")
         return resumed_config(config, overrides, run_dir), run_dir
     new_config = strip_launch_keys(config)
@@ -115,8 +118,9 @@ def resumed_config(config: DictConfig, overrides: Sequence[str], run_dir: Path) 
             update_keys(saved, requested, key)
         elif key not in LAUNCH_KEYS and not sets_same_value(requested, before, key):
             changed.append(override)
-    if changed and first_difference(requested, before) is not None:
-        raise changed_on_resume(changed, overrides, before, run_dir)
+    different = list(differences(requested, before))
+    if changed and different:
+        raise changed_on_resume(blame(changed, different, before, run_dir), overrides, before, run_dir)
     return saved
 
 
@@ -134,9 +138,19 @@ def update_keys(saved: DictConfig, requested: DictConfig, key: str) -> None:
 
 def sets_same_value(requested: DictConfig, saved: Mapping[str, Any], key: str) -> bool:
     """Return whether a key, not a group, has the value in one configuration that it has in the other."""
-    missing = object()
-    values = [flatten(config).get(key, missing) for config in (to_plain(requested), saved)]
-    return values[0] is not missing and values[0] == values[1]
+    values = flatten(to_plain(requested))
+    return key in values and values[key] == read_value(saved, key)
+
+
+def blame(overrides: Sequence[str], different: Sequence[str], saved: Mapping[str, Any], run_dir: Path) -> Sequence[str]:
+    """Return those overrides that make configurations differ in some keys; all of them if none is known to."""
+    own = run_overrides(run_dir, saved)
+    changing = []
+    for key, override in {override_key(each).lstrip("~"): each for each in overrides}.items():  # the last of a key
+        is_node = key.partition(".")[0] in saved  # unlike a choice of experiment=… or debug=…
+        if any(f"{each}.".startswith(f"{key}.") for each in different) or not (is_node or override in own):
+            changing.append(override)
+    return changing or overrides
 
 
 def changed_on_resume(
@@ -154,7 +168,7 @@ def changed_on_resume(
         reason = f"its learning-rate schedule is fixed and ends with epoch {epochs}"
     else:
         reason = f"only {', '.join(('accelerator', *keys))} can"
-    purpose = f"to train {more} epochs more" if more else "with its weights"
+    purpose = f"to train {more} epoch{'s' if more > 1 else ''} more" if more else "with its weights"
     if read_json(run_dir / MANIFEST_FILE).get("status") != "finished":
         purpose = f"{shell_command('train', resume=str(run_dir))} finishes it; {purpose}"
     new = {override_key(override): override for override in overrides if override_key(override) not in LAUNCH_KEYS}
@@ -200,7 +214,7 @@ def check_same_config(config: DictConfig, saved: DictConfig, run_dir: Path) -> N
     """Raise a `ConfigError` unless a run has this configuration, but for the keys that a resumed run can change."""
     key = first_difference(config, saved)
     if key is not None:
-        requested, before = (flatten(to_plain(each)).get(key) for each in (config, saved))
+        requested, before = (read_value(to_plain(each), key) for each in (config, saved))
         raise ConfigError(
             f"{key}={format_value(requested)} differs from the run in {run_dir}: use {format_value(before)}, or "
             f"another directory; {shell_override('init_from', str(run_dir))} begins a new run with its weights"
@@ -210,17 +224,38 @@ def check_same_config(config: DictConfig, saved: DictConfig, run_dir: Path) -> N
 def complete(config: DictConfig, saved: DictConfig) -> DictConfig:
     """Return a configuration with the values of a saved one in what it leaves open."""
     completed = config.copy()
-    for key, value in flatten(to_plain(saved)).items():
-        if is_left_open(key, OmegaConf.select(config, key)):
-            OmegaConf.update(completed, key, value)
+    for key, value in flatten(to_plain(config)).items():
+        if is_left_open(key, value):
+            OmegaConf.update(completed, key, read_value(to_plain(saved), key))
     return completed
 
 
 def first_difference(requested: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
     """Return the first key in which configurations differ, of those that a resumed run cannot change."""
-    one, other = flatten(to_plain(requested)), flatten(to_plain(saved))
+    return next(differences(requested, saved), None)
+
+
+def differences(requested: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys in which configurations differ, of those that a resumed run cannot change."""
+    requested, saved = to_plain(requested), to_plain(saved)
+    one, other = flatten(requested), flatten(saved)
     for key in sorted({*one, *other}):
-        open_here = is_left_open(key, one.get(key)) and key in other
-        if one.get(key) != other.get(key) and not is_resumable(key) and not open_here:
-            return key
-    return None
+        unnamed = key in NAMES and None in (one.get(key), other.get(key))
+        if is_resumable(key) or unnamed or is_left_open(key, one.get(key)):
+            continue
+        if read_value(requested, key) != read_value(saved, key):
+            yield key
+
+
+def read_value(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in plain values; of one that a run is older than, its constructor's default."""
+    *parents, name = key.split(".")
+    node: Any = config
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping):
+        return None
+    packages = [TARGET_PACKAGES[parent] for parent in parents if parent in TARGET_PACKAGES]
+    if name in node or "_target_" not in node or not packages:
+        return node.get(name)
+    return default_values(find_target(".".join(parents), node["_target_"], packages[-1])).get(name)

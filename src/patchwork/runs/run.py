@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor, nn
 
-from patchwork.core.errors import DataError, one_line
+from patchwork.core.errors import DataError, one_line, warn
+from patchwork.core.lock import is_locked
+from patchwork.core.overrides import shell_command
 from patchwork.data import BaseDataModule
 from patchwork.runs.build import build, preserve_rng
 from patchwork.runs.manifest import check_dataset, read_manifest
@@ -23,12 +25,20 @@ from patchwork.runs.predictions import (
     read_table,
     write_table,
 )
-from patchwork.runs.run_dir import choice_names, locate_run, read_config, test_result, warn_of_other_checkpoint
+from patchwork.runs.run_dir import (
+    LOCK_FILE,
+    choice_names,
+    locate_run,
+    read_config,
+    test_result,
+    warn_of_other_checkpoint,
+)
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import Predictions
 from patchwork.training.checkpoint_io import BEST, LAST, backup_path, read_latest, weights_sha256
 from patchwork.training.precision import make_precision
 from patchwork.training.progress import EvalProgress
+from patchwork.training.step_counts import num_steps
 from patchwork.training.trainer import Trainer, available_accelerators, make_trainer
 
 
@@ -78,7 +88,9 @@ class Run:
             data, task = build(config)
         make_precision(config.trainer.precision, task.device).convert_module(task)
         load_best(task, run_dir)
-        return cls(run_dir, config, read_manifest(run_dir), task.eval(), data)
+        manifest = read_manifest(run_dir)
+        warn_unfinished(run_dir, config, manifest, data)
+        return cls(run_dir, config, manifest, task.eval(), data)
 
     def predictions(self, split: EvalSplit) -> Predictions:
         """Return the predictions of a split: the saved table if it was made with these weights, else a new one.
@@ -105,16 +117,22 @@ class Run:
         """Predict images of one's own; the data set of the run is not read.
 
         Args:
-            images: An array, a tensor, PIL images or a list of them, light on dark, not normalized: integers from 0 to
-                255, or fractions or truth values up to 1. (N, H, W), (N, 1, H, W), (N, H, W, 1) or one (H, W); for
-                sequences (N, T, H, W), one (T, H, W), or a list of sequences of any lengths. Color becomes gray.
+            images: An array, a tensor, PIL images or a list of them, light on dark, not normalized: whole numbers from
+                0 to 255, or fractions or truth values up to 1. (N, H, W), (N, 1, H, W), (N, H, W, 1) or one (H, W); for
+                sequences (N, T, H, W), one (T, H, W), or a list of sequences of any lengths. Color becomes gray, and
+                ink on a transparent ground light on dark.
+                The paths of image files, and PIL images of another size, are made square, light on dark and of the
+                size that the model takes; a warning says how.
             anchor: The anchors of `task=anchor`, (N, H, W), or one (H, W) for all sequences.
 
         Returns:
-            A row for each image or sequence, without targets.
+            A row for each image or sequence, without targets. `prediction` holds numbers: of a class, of a sum, or with
+            `task=seq2seq` of the tokens (T,) of each image, where `run.model.eos_id` ends the sequence.
+            `run.task.format_answers(predictions.prediction)` returns them as text, the end as `$`.
 
         Raises:
             ConfigError: if the task does not take single images, or they are of another size or range.
+            DataError: if an image file cannot be read.
         """
         return predict_images(self.task, self.data, images, anchor=anchor, precision=self.precision)
 
@@ -132,6 +150,20 @@ class Run:
             config.trainer.accelerator = "auto"
         with preserve_rng(), patch.dict(os.environ), warnings.catch_warnings():
             return run_test(make_trainer(config, [EvalProgress()]), self.task, self.data)
+
+
+def warn_unfinished(run_dir: Path, config: DictConfig, manifest: dict[str, Any], data: BaseDataModule) -> None:
+    """Warn if a run has not come to its end, so that its weights are only the best so far."""
+    if manifest.get("status") in (None, "finished", "evaluated"):  # the latter lacks no more than figures
+        return
+    total = num_steps(config.trainer, data.num_batches("train"))
+    step = read_latest(run_dir / "checkpoints" / LAST).get("global_step", 0)
+    position = f"step {step:,} of {total:,}" if total else f"step {step:,}"
+    if is_locked(run_dir, LOCK_FILE):
+        state = f"is still being trained, by now beyond {position}"
+    else:
+        state = f"stopped at {position}; {shell_command('train', resume=str(run_dir))} finishes it"
+    warn(f"run={run_dir} is not finished: it {state}. Its best weights so far are used")
 
 
 def load_best(task: Task, run_dir: Path) -> dict[str, Any]:

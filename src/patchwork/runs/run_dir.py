@@ -1,6 +1,5 @@
 """The directory of a run: name it, make it, locate it by a path, read its configuration."""
 
-import os
 import re
 import time
 import warnings
@@ -14,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.core.errors import DataError, PatchworkWarning, ResourceError, one_line
+from patchwork.core.paths import exists, expand_home
 from patchwork.core.schema import check_config
 
 CONFIG_FILE, MANIFEST_FILE, LOCK_FILE = "config.yaml", "manifest.json", ".lock"
 STAMP = "%Y-%m-%d_%H-%M-%S"  # names the directory of a run
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it, which is ten times as fast
 MAX_DEPTH = 3  # of a file in a run directory, such as generated/0/image.png
 
 
@@ -39,32 +38,11 @@ def is_run_dir(path: Path) -> bool:
     return exists(path / CONFIG_FILE) and (exists(path / MANIFEST_FILE) or exists(path / "checkpoints"))
 
 
-def exists(path: Path) -> bool:
-    return os.path.exists(path)  # unlike Path.exists, it raises nothing for names that cannot be
-
-
-def expand_home(path: str | Path) -> Path:
-    """Return a path with a leading `~` replaced by the home directory, unless something has this very name."""
-    path = Path(path)
-    try:
-        return path if os.path.lexists(path) else path.expanduser()
-    except RuntimeError:  # there is no such user
-        return path
-
-
 def warn_of_other_checkpoint(path: str | Path, run_dir: Path, used: str) -> None:
     """Warn if a path names another checkpoint of a run than the one that is used."""
     path = expand_home(path)
     if path.suffix == ".ckpt" and path.name != used and exists(run_dir / "checkpoints" / used):
         warnings.warn(f"{path} names its run, of which {used} is used", PatchworkWarning, stacklevel=2)
-
-
-def flatten(node: Any, path: str = "") -> dict[str, Any]:
-    """Return the values of a nested mapping by their dotted keys."""
-    if isinstance(node, Mapping):
-        children = (flatten(value, f"{path}.{name!s}".lstrip(".")) for name, value in node.items())
-        return {key: value for values in children for key, value in values.items()}
-    return {path: node}
 
 
 def choice_names(config: Mapping[str, Any]) -> tuple[str, str]:
@@ -109,21 +87,6 @@ def make_run_dir(path: str | None, parent: Path) -> Path:
     raise AssertionError
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file, quickly and without checking it.
-
-    Raises:
-        DataError: if the file cannot be read or holds something else.
-    """
-    try:
-        content = yaml.load(path.read_bytes(), Loader=YAML_LOADER)  # both are safe loaders
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} is damaged: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged: it is not a mapping")
-    return content
-
-
 def read_config(run_dir: Path) -> DictConfig:
     """Read and check the configuration of a run.
 
@@ -138,6 +101,11 @@ def read_config(run_dir: Path) -> DictConfig:
             reason = f"its {CONFIG_FILE} cannot be read ({error.strerror})"
             if run_dir.is_file():
                 reason = "it is a file, and in no run directory"
+            elif not exists(run_dir):
+                several = f"; several runs are written [{run_dir}]" if "," in run_dir.name else ""
+                reason = f"it does not exist; patchwork runs lists the runs that do{several}"
+            elif not exists(run_dir / CONFIG_FILE):
+                reason = f"it has no {CONFIG_FILE}; patchwork runs lists the runs that there are"
             raise DataError(f"{run_dir} is not a run directory: {reason}") from error
         raise DataError(f"{run_dir / CONFIG_FILE} is damaged: {one_line(error)}") from error
     if not isinstance(config, DictConfig):

@@ -17,7 +17,7 @@ from unittest.mock import patch
 from omegaconf import DictConfig, OmegaConf
 
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import Interrupted, ResourceError, exit_code, one_line
+from patchwork.core.errors import ConfigError, Interrupted, ResourceError, exit_code, one_line
 from patchwork.core.job import update_job_status
 from patchwork.core.lock import lock
 from patchwork.core.overrides import shell_override
@@ -103,6 +103,8 @@ def train(config: DictConfig, launch: Launch | None = None) -> Run:
         ResourceError: if memory, a device or the disk does not suffice.
         Interrupted: if a signal stopped it; a `BaseException`. Nothing is written before everything is checked.
     """
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"train({config!r}) is not allowed: pass a configuration, as of patchwork.compose([...])")
     with preserve_rng(), patch.dict(os.environ), warnings.catch_warnings():
         check_fit(config)
         check_config(config)

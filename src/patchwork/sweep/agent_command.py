@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from patchwork.core.agent_args import COMMAND_EXAMPLE
 from patchwork.core.errors import ConfigError
 from patchwork.core.overrides import override_key, parse_override
 
 ARGS_MACROS = ("${args_no_hyphens}", "${args}", "${args_append_hydra}", "${args_override_hydra}")
 MACROS = ("${env}", "${interpreter}", "${program}", *ARGS_MACROS)
 ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
-EXAMPLE = "[${env}, ${interpreter}, ${program}, task=sum, logger=wandb, ${args_no_hyphens}]"
 
 
 def parse_command(command: list[str]) -> list[str]:
@@ -36,7 +36,9 @@ def parse_command(command: list[str]) -> list[str]:
         if word in ARGS_MACROS:
             continue
         if word.startswith(("-", "~", "$")) or "=" not in word:
-            raise ConfigError(f"command: {word} is not allowed: after the program only overrides are, as in {EXAMPLE}")
+            raise ConfigError(
+                f"command: {word} is not allowed: after the program only overrides are, as in {COMMAND_EXAMPLE}"
+            )
         if override_key(word).partition(".")[0] != "logger":
             overrides.append(word)
     return overrides
@@ -62,7 +64,7 @@ def program_end(words: list[str]) -> int:
         if Path(word).name == "patchwork" and words[index + 1 : index + 2] == ["train"]:
             return index + 2
     if words:
-        raise ConfigError(f"command: the program is missing: write {EXAMPLE}")
+        raise ConfigError(f"command: the program is missing: write {COMMAND_EXAMPLE}")
     return 0
 
 

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from patchwork import START_TIME
 from patchwork.core.errors import ConfigError
+from patchwork.core.progress import format_duration
 from patchwork.core.table import format_table
 from patchwork.data import BaseDataModule, Batch
 from patchwork.evaluation.flops import flops
@@ -35,7 +36,7 @@ from patchwork.sweep.priors import Prior
 from patchwork.sweep.results import wrap_params
 from patchwork.sweep.study import PerTrialSeededSampler
 from patchwork.tasks import Task
-from patchwork.training.fit_steps import num_steps
+from patchwork.training.step_counts import num_steps
 
 COUNT_SAMPLES = 4  # that stand for a batch where only shapes matter
 MAX_ENUMERATED = 64
@@ -83,10 +84,10 @@ def print_estimate(sweep: SweepConfig, *, n_trials: int, n_jobs: int) -> None:
     all_params, complete = enumerate_params(sweep.priors)
     reasons = [infeasible_reason(sweep.trial_overrides(params)) for params in all_params]
     feasible = [params for params, reason in zip(all_params, reasons, strict=True) if reason is None]
-    kind = "configurations" if complete else "corners of the space"
-    print(f"{len(all_params)} {kind}, {len(all_params) - len(feasible)} of them infeasible")
-    for reason, count in Counter(reason for reason in reasons if reason is not None).items():
-        print(f"  {count} × {reason}")
+    total = count(len(all_params), "configuration") if complete else f"{len(all_params)} corners of the space"
+    print(f"{total}, {len(all_params) - len(feasible)} of them infeasible")
+    for reason, number in Counter(reason for reason in reasons if reason is not None).items():
+        print(f"  {number} × {reason}")
     if not feasible:
         raise ConfigError(f"no setting of {sweep.path} can be trained: {reasons[0]}")
     configs = [compose(sweep.trial_overrides(params)) for params in feasible]
@@ -105,23 +106,28 @@ def format_costs(all_params: list[Params], costs: list[CostEstimate], time_model
     """Format parameters and their costs as a table."""
     rows = [
         {
-            "size": f"{cost.num_parameters:,}",
+            "model parameters": f"{cost.num_parameters:,}",
             "MFLOP/step": f"{cost.step_operations / 1e6:,.0f}",
             "MiB": f"{cost.memory / 2**20:,.0f}",
             "s/step": f"{time_model.step_seconds(cost):.3f}",
             "minutes": f"{time_model.minutes(cost):.1f}",
-            "parameters": format_params(params),
+            "hyperparameters": format_params(params),
         }
         for params, cost in zip(all_params, costs, strict=True)
     ]
-    return format_table(wrap_params(rows), right=("size", "MFLOP/step", "MiB", "s/step", "minutes"))
+    return format_table(wrap_params(rows), right=("model parameters", "MFLOP/step", "MiB", "s/step", "minutes"))
 
 
 def print_total(minutes: list[float], n_trials: int, n_jobs: int) -> None:
-    """Print the hours of `n_trials` trials, by the minutes of sampled ones."""
-    hours = statistics.fmean(minutes) * n_trials / 60 if minutes else 0.0
-    parallel = f", {hours / n_jobs:.1f} hours with n_jobs={n_jobs}" if n_jobs > 1 else ""
-    print(f"\n{n_trials} trials take about {hours:.1f} hours{parallel}, and less with pruning")
+    """Print how long `n_trials` trials take, by the minutes of sampled ones."""
+    seconds = statistics.fmean(minutes) * n_trials * 60 if minutes else 0.0
+    parallel = f", {format_duration(seconds / min(n_jobs, n_trials))} with n_jobs={n_jobs}" if n_jobs > 1 else ""
+    verb = "takes" if n_trials == 1 else "take"
+    print(f"\n{count(n_trials, 'trial')} {verb} about {format_duration(seconds)}{parallel}, and less with pruning")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # --- parameters ---

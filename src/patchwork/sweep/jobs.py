@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from patchwork.core.cpus import available_cpus
-from patchwork.core.errors import ResourceError
-from patchwork.core.lock import lock
+from patchwork.core.lock import is_locked
 from patchwork.core.overrides import format_override
 from patchwork.core.subprocesses import start
 from patchwork.runs.hydra_keys import PLAIN_RUN
@@ -45,7 +44,7 @@ class Job:
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs; start it if it has not been started."""
         if self.process is None:
-            if is_running(self.run_dir):  # the process of a sweep that was killed, which is about to exit, too
+            if is_locked(self.run_dir, LOCK_FILE):  # by a process of a sweep that was killed, which will exit, too
                 return None
             self.process = self.start()
         return self.process.poll()
@@ -85,17 +84,6 @@ class Job:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return last.removeprefix("patchwork train: ")
-
-
-def is_running(run_dir: Path) -> bool:
-    """Return whether a process is training the run in a directory."""
-    if not run_dir.exists():
-        return False
-    try:
-        lock(run_dir, LOCK_FILE).close()
-    except ResourceError:
-        return True
-    return False
 
 
 def run_all(jobs: list[Job], n_jobs: int) -> None:

@@ -4,6 +4,7 @@ https://docs.wandb.ai/models/sweeps/sweep-config-keys#distribution-options-for-r
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 MAX_GRID = 1000  # values of one parameter that are listed
 NUM_SIGMAS = 4  # at which normal distributions are cut off
+MAX_EXPONENT = math.log(sys.float_info.max)
 
 LISTED = {"constant", "categorical", "categorical_w_probabilities"}
 EXPONENTS = {"log_uniform", "q_log_uniform", "inv_log_uniform"}  # min and max are exponents of e
@@ -60,6 +62,7 @@ class Prior:
 
         Raises:
             ValueError: if the limits are not allowed.
+            OverflowError: if they or their distance are too large.
         """
         if kind in EXPONENTS:
             # log(1/x) is uniform where log(x) is
@@ -74,7 +77,7 @@ class Prior:
             return cls(IntDistribution(int(low), int(high)))
         if kind.startswith("q_"):
             return cls.quantized(low, high, 1 if quantum is None else quantum, log=log)
-        return cls(FloatDistribution(low, high, log=log))
+        return cls(finite_interval(low, high, log=log))
 
     @classmethod
     def quantized(cls, low: float, high: float, quantum: float, *, log: bool = False) -> Self:
@@ -91,13 +94,18 @@ class Prior:
 
     @classmethod
     def normal(cls, kind: str, *, mu: float, sigma: float, quantum: float | None) -> Self:
-        """Return a normal distribution, or one whose logarithm is normal."""
+        """Return a normal distribution, or one whose logarithm is normal.
+
+        Raises:
+            ValueError: if no multiple of the quantum is within it.
+            OverflowError: if its values are too large.
+        """
         log = "log_" in kind
         low, high = mu - NUM_SIGMAS * sigma, mu + NUM_SIGMAS * sigma
         if log:
             low, high = math.exp(low), math.exp(high)
         quantum = (quantum or 1) if kind.startswith("q_") else None
-        prior = cls(FloatDistribution(low, high)) if quantum is None else cls.quantized(low, high, quantum)
+        prior = cls(finite_interval(low, high)) if quantum is None else cls.quantized(low, high, quantum)
         return cls(prior.distribution, quantum, mu=mu, sigma=sigma, log=log)
 
     @property
@@ -138,7 +146,7 @@ class Prior:
             return distribution.choices[int(torch.multinomial(weights, 1, generator=rng))]
         assert self.sigma is not None
         value = self.mu + self.sigma * float(torch.randn((), generator=rng, dtype=torch.float64))
-        return self.round(math.exp(value) if self.log else value)
+        return self.round(math.exp(min(value, MAX_EXPONENT)) if self.log else value)
 
     def round(self, value: Any) -> Any:
         """Round a number to a multiple of the quantum, or to four significant digits if it is continuous."""
@@ -152,3 +160,14 @@ class Prior:
         elif isinstance(distribution, FloatDistribution):
             value = float(f"{value:.4g}")
         return min(max(value, distribution.low), distribution.high)
+
+
+def finite_interval(low: float, high: float, *, log: bool = False) -> FloatDistribution:
+    """Return the numbers between two limits.
+
+    Raises:
+        OverflowError: if their distance is infinite.
+    """
+    if not math.isfinite(high - low):
+        raise OverflowError
+    return FloatDistribution(low, high, log=log)

@@ -152,7 +152,7 @@ def report(sweep: SweepConfig, study: Study, sweep_dir: Path) -> ParamsResult | 
 
 def format_results(results: list[ParamsResult], metric: str) -> str:
     """Format results as a table."""
-    numeric = (metric, "± seeds", "± validations", "seconds", "size")
+    numeric = (metric, "± seeds", "± validations", "seconds", "model parameters")
     rows = [
         {
             "trial": result.numbers,
@@ -160,8 +160,8 @@ def format_results(results: list[ParamsResult], metric: str) -> str:
             "± seeds": "" if result.seed_std is None else f"{result.seed_std:.4f}",
             "± validations": f"{result.val_std:.4f}",
             "seconds": f"{result.seconds:.0f}",
-            "size": f"{result.num_parameters:,.0f}",
-            "parameters": format_params(result.params),
+            "model parameters": f"{result.num_parameters:,.0f}",
+            "hyperparameters": format_params(result.params),
         }
         for result in results
     ]
@@ -169,16 +169,16 @@ def format_results(results: list[ParamsResult], metric: str) -> str:
 
 
 def wrap_params(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Continue long parameters, the last column, in rows of their own where a terminal would break lines."""
+    """Continue long hyperparameters, the last column, in rows of their own where a terminal would break lines."""
     if not is_terminal(sys.stdout):
         return rows
-    others = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in rows[0] if name != "parameters")
+    others = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in rows[0] if name != "hyperparameters")
     width = max(MIN_PARAMS_WIDTH, terminal_width() - others)
     wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     wrapped = []
     for row in rows:
-        first, *rest = wrapper.wrap(row["parameters"]) or [""]
-        wrapped += [{**row, "parameters": first}, *({"parameters": line} for line in rest)]
+        first, *rest = wrapper.wrap(row["hyperparameters"]) or [""]
+        wrapped += [{**row, "hyperparameters": first}, *({"hyperparameters": line} for line in rest)]
     return wrapped
 
 

@@ -248,7 +248,7 @@ class Search:
 
     def table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for title in ("trial", "state", self.sweep.metric, "validations", "parameters"):
+        for title in ("trial", "state", self.sweep.metric, "validations", "hyperparameters"):
             table.add_column(title, overflow="ellipsis", no_wrap=True)
         max_rows = self.console.height - 4
         for trial in started_trials(self.study.get_trials(deepcopy=False))[-max_rows:]:

@@ -6,7 +6,7 @@ all trials, except for `logger=…`, which is meant for W&B's agents alone.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, MinLen
 from optuna.distributions import CategoricalDistribution
@@ -23,13 +23,19 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import Doc
 from yaml import YAMLError, safe_load
 
+from patchwork.core.allowed import describe, format_value
 from patchwork.core.errors import ConfigError, DataError, one_line
 from patchwork.core.overrides import format_override
-from patchwork.core.schema import format_validation_error, format_value
+from patchwork.core.schema import iter_nested
+from patchwork.core.shell_overrides import TEXT_KEYS
 from patchwork.sweep.agent_command import parse_command, parse_text
 from patchwork.sweep.priors import KINDS, LISTED, MAX_GRID, NORMAL, Prior
+
+MAX_INTEGER = 2**63 - 1  # what the samplers compute with
+OWN_MESSAGE = "own_message"  # type of the errors of these validators, among pydantic's
 
 
 def read_value(value: Any) -> Any:
@@ -39,13 +45,37 @@ def read_value(value: Any) -> Any:
     """
     if isinstance(value, list):
         return [read_value(item) for item in value]
-    if isinstance(value, dict):
-        raise PydanticCustomError("mapping", "use numbers, text, true, false, null or lists of them")
     return parse_text(value) if isinstance(value, str) else value
 
 
-Value = Annotated[Any, BeforeValidator(read_value)]
-Number = Annotated[StrictInt | StrictFloat, BeforeValidator(read_value)]
+def read_number(value: Any) -> Any:
+    """Return a number of the file, which may be written as text.
+
+    Raises:
+        PydanticCustomError: if it is not finite, or too large to compute with.
+    """
+    number = read_value(value)
+    if isinstance(number, float) and not math.isfinite(number):
+        raise PydanticCustomError(OWN_MESSAGE, "it must be finite")
+    if isinstance(number, int) and abs(number) > MAX_INTEGER:
+        raise PydanticCustomError(OWN_MESSAGE, "it must be below 2**63")
+    return number
+
+
+def check_plain(value: Any) -> Any:
+    if any(isinstance(item, dict) for item in iter_nested(value)):
+        raise PydanticCustomError(OWN_MESSAGE, "use numbers, text, true, false, null or lists of them")
+    return value
+
+
+Value = Annotated[Any, BeforeValidator(check_plain)]
+IntOrFloat = Annotated[StrictInt | StrictFloat, BeforeValidator(read_number)]
+Number = Annotated[IntOrFloat, Doc("a number")]
+PositiveNumber = Annotated[IntOrFloat, Gt(0), Doc("a positive number")]
+Probability = Annotated[IntOrFloat, Ge(0), Doc("a number of 0 or more")]
+Probabilities = Annotated[list[Probability], MinLen(1), Doc("a list of numbers of 0 or more")]
+Values = Annotated[list[Value], MinLen(1), Doc("a list of one or more values")]
+MetricName = Annotated[str, Field(pattern=r"^val/."), Doc("a validation metric, as val/accuracy")]
 
 
 class StrictModel(BaseModel):
@@ -53,7 +83,7 @@ class StrictModel(BaseModel):
 
 
 class Metric(StrictModel):
-    name: Annotated[str, Field(pattern=r"^val/.")]  # nothing is selected on the test split
+    name: MetricName  # nothing is selected on the test split
     goal: Literal["maximize", "minimize"] = "minimize"
     target: Number | None = None  # the search ends when it is reached
 
@@ -71,26 +101,32 @@ class Hyperband(StrictModel):
     eta: Annotated[int, Ge(2)] = 3
     strict: bool = False
 
+    @model_validator(mode="after")
+    def check_first(self) -> Self:
+        if self.min_iter is None and (self.max_iter is None or self.s is None):
+            raise PydanticCustomError(OWN_MESSAGE, "it needs min_iter, or max_iter and s")
+        return self
+
     @property
     def first(self) -> int:
         """The number of validations after which trials are compared for the first time."""
         if self.min_iter is not None:
             return self.min_iter
-        if self.max_iter is None or self.s is None:
-            return 1
+        assert self.max_iter is not None
+        assert self.s is not None
         return max(1, self.max_iter // self.eta**self.s)
 
 
 class Parameter(StrictModel):
     value: Value = None
-    values: Annotated[list[Value], MinLen(1)] | None = None
-    probabilities: Annotated[list[Annotated[Number, Ge(0)]], MinLen(1)] | None = None
+    values: Values | None = None
+    probabilities: Probabilities | None = None
     distribution: str | None = None
     min: Number | None = None
     max: Number | None = None
     mu: Number | None = None
-    sigma: Annotated[Number, Gt(0)] | None = None
-    q: Annotated[Number, Gt(0)] | None = None
+    sigma: PositiveNumber | None = None
+    q: PositiveNumber | None = None
 
     @property
     def kind(self) -> str:
@@ -130,19 +166,32 @@ class Parameter(StrictModel):
             raise ConfigError(f"parameters.{name} {hint}, not {', '.join(sorted(self.keys)) or 'nothing'}")
         if kind in LISTED:
             return self.listed_prior(name)
-        if kind in NORMAL:
-            return Prior.normal(kind, mu=self.mu or 0.0, sigma=self.sigma or 1.0, quantum=self.q)
-        assert self.min is not None
-        assert self.max is not None
-        if self.max <= self.min:
-            raise ConfigError(f"parameters.{name}.max={format_value(self.max)} is not allowed: it must be above min")
         try:
+            if kind in NORMAL:
+                return Prior.normal(kind, mu=self.mu or 0.0, sigma=self.sigma or 1.0, quantum=self.q)
+            assert self.min is not None
+            assert self.max is not None
+            if self.max <= self.min:
+                raise ConfigError(
+                    f"parameters.{name}.max={format_value(self.max)} is not allowed: it must be above min"
+                )
             return Prior.between(kind, self.min, self.max, self.q)
-        except (ValueError, OverflowError) as error:
+        except OverflowError as error:
+            raise ConfigError(f"parameters.{name}.distribution={kind}: the values are too large") from error
+        except ValueError as error:
             raise ConfigError(f"parameters.{name}.distribution={kind}: {one_line(error)}") from error
 
     def listed_prior(self, name: str) -> Prior:
-        values = self.values if self.values is not None else [self.value]
+        """Return the prior of listed values, which are read as numbers unless the key `name` is text."""
+        key = "value" if self.values is None else "values"
+        listed = [self.value] if self.values is None else self.values
+        values = listed if name in TEXT_KEYS else [read_value(value) for value in listed]
+        for index, value in enumerate(values):
+            shown = f"parameters.{name}.{key}{f'.{index}' if key == 'values' else ''}={format_value(value)}"
+            if any(isinstance(item, float) and not math.isfinite(item) for item in iter_nested(value)):
+                raise ConfigError(f"{shown} is not allowed: it must be finite")
+            if value in values[:index]:
+                raise ConfigError(f"{shown} is not allowed: it is listed twice; probabilities give values weights")
         weights = self.probabilities
         if weights is not None and (len(weights) != len(values) or not math.isclose(sum(weights), 1, abs_tol=1e-3)):
             raise ConfigError(f"parameters.{name}.probabilities={weights} is not allowed: one for each value, in sum 1")
@@ -155,7 +204,7 @@ class Space(StrictModel):
     program: str = "train.py"
     method: Literal["bayes", "random", "grid"]
     metric: Metric
-    parameters: Annotated[dict[str, Parameter], MinLen(1)]
+    parameters: Annotated[dict[str, Parameter], MinLen(1), Doc("a mapping of one or more keys")]
     command: list[str] = Field(default_factory=list)
     early_terminate: Hyperband | None = None
     run_cap: PositiveInt | None = None
@@ -168,7 +217,7 @@ class Space(StrictModel):
     @classmethod
     def check_program(cls, program: str) -> str:
         if Path(program).name not in ("train.py", "patchwork"):
-            raise PydanticCustomError("program", "it should be train.py, or a path to it")
+            raise PydanticCustomError(OWN_MESSAGE, "it must be train.py, or a path to it")
         return program
 
     @field_validator("parameters", mode="before")
@@ -217,7 +266,7 @@ def flatten_parameters(parameters: dict[Any, Any], prefix: str = "") -> dict[str
     for key, content in parameters.items():
         name = f"{prefix}{key}"
         if not isinstance(content, dict):
-            raise PydanticCustomError("parameter", f"{name} needs one of value, values, or min and max")
+            raise PydanticCustomError(OWN_MESSAGE, "{name} needs one of value, values, or min and max", {"name": name})
         if isinstance(content.get("parameters"), dict) and content["parameters"] and len(content) == 1:
             flat |= flatten_parameters(content["parameters"], f"{name}.")
         else:
@@ -257,12 +306,39 @@ def format_space_error(error: ValidationError) -> str:
         return f"{key} is missing"
     if first["type"] == "extra_forbidden":
         return f"{key}{value} is not allowed: the keys here are {', '.join(allowed_keys(names))}"
-    return f"{key}{value} is not allowed: {format_validation_error({**first, 'loc': ()})}"
+    reason = first["msg"] if first["type"] == OWN_MESSAGE else f"it must be {describe_place(names)}"
+    return f"{key}{value} is not allowed: {reason}"
+
+
+def model_at(names: list[str]) -> type[StrictModel]:
+    """Return the model that has the key at a place in the file."""
+    models: dict[str, type[StrictModel]] = {"parameters": Parameter, "metric": Metric, "early_terminate": Hyperband}
+    return models.get(names[0], Space) if len(names) > 1 else Space
 
 
 def allowed_keys(names: list[str]) -> list[str]:
     """Return the keys that are allowed beside the one at a place in the file."""
-    models: dict[str, type[StrictModel]] = {"parameters": Parameter, "metric": Metric, "early_terminate": Hyperband}
-    model = models.get(names[0], Space) if len(names) > 1 else Space
+    model = model_at(names)
     nested = ["parameters"] if model is Parameter else []
     return [*model.model_fields, *nested]
+
+
+def describe_place(names: list[str]) -> str:
+    """Return in words what is allowed at a place in the file."""
+    model = model_at(names)
+    depth = {Space: 0, Parameter: 2}.get(model, 1)
+    if depth >= len(names):
+        return "a mapping"
+    annotation = get_type_hints(model, include_extras=True)[names[depth]]
+    if len(names) > depth + 1:  # an item of a list
+        return describe(item_type(annotation))
+    return "a mapping" if model is Space and names[0] in ("metric", "early_terminate") else describe(annotation)
+
+
+def item_type(annotation: Any) -> Any:
+    """Return what the items of a list are, however its annotation is wrapped."""
+    origin = getattr(annotation, "__origin__", None)
+    if origin is list:
+        return get_args(annotation)[0]
+    inner = (item_type(kind) for kind in get_args(annotation))
+    return next((kind for kind in inner if kind is not None), None)

@@ -35,8 +35,8 @@ BASE_CHECKS = (
 class Sample:
     """One prediction to look at: an image and, per cell in reading order, the target and the prediction.
 
-    `target` is None if the sample has none, as a generated image. `marks` name cells that have a part in the answer, and
-    `note` is a remark on the whole sample.
+    `target` is None if the sample has none, as a generated image. `marks` name cells that have a part in the answer,
+    and `note` is a remark on the whole sample.
     """
 
     image: Tensor  # (C, height, width), in [0, 1]
@@ -52,6 +52,12 @@ def to_unit_range(image: Tensor) -> Tensor:
     """Rescale images of any range to [0, 1], for display."""
     low, high = image.amin(), image.amax()
     return ((image - low) / (high - low).clamp_min(1e-6)).cpu()
+
+
+def legend(samples: Sequence[Sample], symbols: Mapping[str, str]) -> str:
+    """Return the meanings of those symbols that are among the predictions of samples; empty if none is."""
+    used = {answer for sample in samples for answer in sample.prediction}
+    return ", ".join(f"{symbol} {meaning}" for symbol, meaning in symbols.items() if symbol in used)
 
 
 def logged_names(metric: Metric, name: str) -> list[str]:
@@ -93,6 +99,7 @@ class Task(pl.LightningModule):
     solved: ClassVar[str] = "are answered correctly"  # what is said of those that are
     saves_predictions: ClassVar[bool] = True  # whether a run saves its predictions of the test split
     samples_title: ClassVar[str] = "on the test split"  # what `samples` shows, after the name of the task
+    symbols: ClassVar[Mapping[str, str]] = {}  # meanings of the symbols that may be in the answers of `samples`
     class_names: tuple[str, ...] = ()  # as in the data, set by `patchwork.runs.build`; none if classes are numbers
     averages_log_probs = False  # whether the metrics of an ensemble follow from its members' log-probabilities
     test_predictions: list[Predictions] | None = None  # of the batches tested so far, while a run collects them

@@ -68,6 +68,7 @@ class Seq2Seq(AutoregressiveTask):
     model_attributes: ClassVar = ("rows", "cols", "bos_id", "eos_id")
     samples_name: ClassVar = "grids"
     solved: ClassVar = "are read without an error"
+    symbols: ClassVar = {"$": "the end of the sequence, predicted too early", "^": "its beginning, predicted again"}
     checks: ClassVar = (*BASE_CHECKS, "position_sensitivity", "causality", "kv_cache_equivalence")
 
     def build_metrics(self) -> dict[str, Metric]:

@@ -8,17 +8,20 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from patchwork.core.progress import format_duration
-from patchwork.data import BaseDataModule
+from patchwork.data import BaseDataModule, Split
 from patchwork.models.patch_embed import PatchEmbed, resolve_precision
 from patchwork.tasks import Task
 from patchwork.training.show_samples import print_above_bar
+from patchwork.training.step_counts import limited, num_validations
 
 WARMUP_STEPS, TIMED_STEPS = 3, 20  # steps that are not timed, as they are slower, and steps that are
 MAX_TIMED_SECONDS = 15.0  # after which fewer steps are enough
 EVAL_COST = 1 / 3  # of evaluating a sample, relative to training on it: there is no backward pass
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -28,10 +31,11 @@ class Announcement(pl.Callback):
     Args:
         task: name of the task, as in `task=…`.
         model: name of the model, as in `model=…`.
+        trainer_config: the configuration's `trainer`.
     """
 
-    def __init__(self, task: str, model: str) -> None:
-        self.task, self.model = task, model
+    def __init__(self, task: str, model: str, trainer_config: DictConfig) -> None:
+        self.task, self.model, self.trainer_config = task, model, trainer_config
         self.first_step = 0  # of this process
         self.timed_since: tuple[int, float] | None = None  # step and time, until the estimate is made
 
@@ -62,11 +66,11 @@ class Announcement(pl.Callback):
         """Return the lines that are printed first."""
         data = cast(BaseDataModule, cast(Any, trainer).datamodule)
         parameters = sum(parameter.numel() for parameter in task.model.parameters())
-        sizes = data.num_samples
+        train, val, test = (num_samples(trainer, data, split) for split in SPLITS)
         lines = [
             f"task={self.task} model={self.model}, {parameters:,} parameters, on dataset={data.source.name}: "
-            f"{sizes['train']:,} {task.samples_name} an epoch, {sizes['val']:,} to validate, {sizes['test']:,} to test",
-            f"{num_steps(trainer)} on {describe_device(trainer)}{describe_stem(task.model, trainer)}",
+            f"{describe_epoch(train, task, data)}, {val:,} to validate, {test:,} to test",
+            f"{describe_length(trainer)} on {describe_device(trainer)}{describe_stem(task.model, trainer)}",
         ]
         if trainer.global_step:
             lines.append(
@@ -78,12 +82,25 @@ class Announcement(pl.Callback):
     def print_estimate(self, trainer: pl.Trainer, seconds_per_step: float) -> None:
         """Print how long the rest of the training takes, if its end is known."""
         self.estimated = True
-        remaining = total_steps(trainer) - trainer.global_step
+        total = total_steps(trainer)
+        remaining = total - trainer.global_step
         if remaining in (0, float("inf")):
             return
-        seconds = remaining * seconds_per_step + evaluation_seconds(trainer, seconds_per_step)
+        data = cast(BaseDataModule, cast(Any, trainer).datamodule)
+        validations = num_validations(self.trainer_config, data.num_batches("train")) * remaining / total
+        samples = validations * num_samples(trainer, data, "val") + num_samples(trainer, data, "test")
+        samples_per_step = data.batch_size * trainer.accumulate_grad_batches
+        seconds = (remaining + EVAL_COST * samples / samples_per_step) * seconds_per_step
         milliseconds = 1000 * seconds_per_step
         print_above_bar(trainer, f"this takes about {format_duration(seconds)} ({milliseconds:.0f} ms a step)")
+
+
+def describe_epoch(count: int, task: Task, data: BaseDataModule) -> str:
+    """Return how many samples an epoch has, and of how many images if it shows images again."""
+    splits = getattr(data, "splits", None)  # of data that are read
+    if task.samples_name == "images" and splits and count > (images := len(splits["train"].labels)):
+        return f"{count:,} samples an epoch of {images:,} images"
+    return f"{count:,} {task.samples_name} an epoch"
 
 
 def total_steps(trainer: pl.Trainer) -> float:
@@ -91,10 +108,10 @@ def total_steps(trainer: pl.Trainer) -> float:
     return float(trainer.estimated_stepping_batches)
 
 
-def num_steps(trainer: pl.Trainer) -> str:
-    """Return how many steps and epochs a training has, and what else may end it."""
+def describe_length(trainer: pl.Trainer) -> str:
+    """Return how many steps and epochs a training has, in words."""
     steps, epochs = total_steps(trainer), trainer.max_epochs
-    text = "training" if steps == float("inf") else f"{steps:,.0f} steps"
+    text = "training" if steps == float("inf") else f"{steps:,.0f} step{'s' if steps > 1 else ''}"
     if epochs is not None and epochs > 0:
         text += f" in {epochs} epoch{'s' if epochs > 1 else ''}"
     return text
@@ -105,23 +122,25 @@ def of_total(trainer: pl.Trainer) -> str:
     return "" if steps == float("inf") else f" of {steps:,.0f}"
 
 
-def evaluation_seconds(trainer: pl.Trainer, seconds_per_step: float) -> float:
-    """Estimate how long the validations that are left take, and the test."""
-    data = cast(BaseDataModule, cast(Any, trainer).datamodule)
-    per_sample = EVAL_COST * seconds_per_step / (data.batch_size * trainer.accumulate_grad_batches)
-    batches_per_step = trainer.accumulate_grad_batches
-    steps_left = total_steps(trainer) - trainer.global_step
-    validations = steps_left * batches_per_step / max(trainer.val_check_batch or trainer.num_training_batches, 1)
-    samples = validations / max(trainer.check_val_every_n_epoch or 1, 1) * data.num_samples["val"]
-    return (samples + data.num_samples["test"]) * per_sample
+def num_samples(trainer: pl.Trainer, data: BaseDataModule, split: Split) -> int:
+    """Return how many samples an epoch, a validation or the test takes within the limits of the trainer."""
+    if split == "val" and data.repeats_batches:  # of the training batches, see `BaseDataModule.val_dataloader`
+        split = "train"
+    limit: int | float = getattr(trainer, f"limit_{split}_batches")
+    if limit == 1 and isinstance(limit, float):
+        return data.num_samples[split]
+    batch_size = data.batch_size if split == "train" else data.eval_batch_size
+    return min(limited(limit, data.num_batches(split)) * batch_size, data.num_samples[split])
 
 
 def describe_stem(model: nn.Module, trainer: pl.Trainer) -> str:
-    """Return the precision of a model's stem where it is not the trainer's own."""
+    """Return the precision of a model's stem where it is not the trainer's own; autocast leaves float64 as it is."""
+    if trainer.precision != "32-true":
+        return ""
     device = trainer.strategy.root_device.type
     embeddings = [module for module in model.modules() if isinstance(module, PatchEmbed)]
     low = any(resolve_precision(module.precision, device) == "bf16" for module in embeddings)
-    return ", stem in bfloat16" if low and "bf16" not in str(trainer.precision) else ""
+    return ", stem in bfloat16" if low else ""
 
 
 def describe_device(trainer: pl.Trainer) -> str:

@@ -1,6 +1,7 @@
 """Which launcher has started the processes that train together."""
 
 import os
+from collections.abc import Sequence
 
 from pytorch_lightning.plugins.environments import (
     ClusterEnvironment,
@@ -37,9 +38,9 @@ def find_launcher() -> ClusterEnvironment | None:
     return None
 
 
-def count_processes(devices: int | str | list[int], num_nodes: int) -> int:
+def count_processes(devices: int | str | Sequence[int], num_nodes: int) -> int:
     """Return how many processes a Trainer has; 2 stands for several if the machine decides."""
-    if isinstance(devices, list):
+    if not isinstance(devices, int | str):
         return len(devices) * num_nodes
     return (devices if isinstance(devices, int) and devices > 0 else 2) * num_nodes
 

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from patchwork.core.atomic import write_bytes
 from patchwork.core.errors import ConfigError, one_line
+from patchwork.core.mappings import flatten
 from patchwork.core.rank import is_rank_zero
 
 CONNECT_TIMEOUT = 8.0  # seconds to wait for a server of Weights & Biases
@@ -126,7 +127,8 @@ class TensorBoardRunLogger(TensorBoardLogger, RunLogger):
 
         if "resumed" in manifest:
             return
-        values = {key: value for key, value in flatten(config).items() if not key.rpartition(".")[2].startswith("_")}
+        flat = {key: value for key, value in flatten(config).items() if not key.rpartition(".")[2].startswith("_")}
+        values = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in flat.items()}
         for summary in hparams(values, {config["task"]["monitor"]: 0.0}):  # the metric is named, its value not logged
             self.experiment._get_file_writer().add_summary(summary)
 
@@ -150,17 +152,6 @@ class TensorBoardRunLogger(TensorBoardLogger, RunLogger):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.last_step = state_dict.get("last_step", self.last_step)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by their dotted keys, lists and None as text."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
 
 
 class WandbRunLogger(WandbLogger, RunLogger):

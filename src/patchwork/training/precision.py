@@ -8,17 +8,19 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.precision import DoublePrecision, MixedPrecision, Precision
 
 from patchwork.models.patch_embed import resolve_precision
+from patchwork.training.trainer_arguments import full_precision_name
 
 STEM = "patchwork.models.ConvStem"
 
 
-def make_precision(name: str, device: torch.device) -> Precision:
+def make_precision(name: str | int, device: torch.device) -> Precision:
     """Return Lightning's plugin for a precision, as a Trainer on this device has it.
 
     Args:
-        name: `32-true`, `64-true` or `bf16-mixed`.
+        name: `32-true`, `64-true` or `bf16-mixed`, or one of the short names for them.
         device: Device of the model.
     """
+    name = full_precision_name(name)
     if name == "64-true":
         return DoublePrecision()
     return MixedPrecision("bf16-mixed", device.type) if name == "bf16-mixed" else Precision()
@@ -27,13 +29,15 @@ def make_precision(name: str, device: torch.device) -> Precision:
 def resolve_stem_precision(config: DictConfig) -> DictConfig:
     """Return a configuration in which stems of precision `auto` have the one that is faster on this machine's device.
 
-    A run saves it, so that it computes the same wherever it is resumed or evaluated.
+    A run saves it, so that it computes the same wherever it is resumed or evaluated. With `64-true` it is the model's:
+    autocast leaves float64 as it is.
     """
     config = deepcopy(config)
-    device_type = find_device_type(config.trainer.accelerator)
+    is_double = full_precision_name(config.trainer.precision) == "64-true"
+    precision = 32 if is_double else resolve_precision("auto", find_device_type(config.trainer.accelerator))
     for stem in find_nodes(config.model, STEM):
         if stem.get("precision") == "auto":
-            stem.precision = resolve_precision("auto", device_type)
+            stem.precision = precision
     return config
 
 

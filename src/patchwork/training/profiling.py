@@ -25,14 +25,27 @@ def profiled(trainer: pl.Trainer, run_dir: Path) -> Iterator[None]:
         yield
         return
     profiler.dirpath, profiler.filename = run_dir, "profile"
-    yield
-    profiler.dirpath = profiler.filename = None  # nothing is reported of the test
-    if is_rank_zero():
-        parts = sorted(run_dir.glob("fit-profile*.txt"))  # one of each process
-        report = "\n".join(path.read_text().strip() for path in parts) + "\n"
-        write_bytes(run_dir / PROFILE_FILE, report.encode())
-        for path in parts:
-            path.unlink()
-        lines = report.splitlines()
-        print("\n".join(lines[:MAX_LINES]))
-        print(f"{len(lines)} lines of the profile are in {run_dir / PROFILE_FILE}")
+    try:
+        yield
+        trainer.strategy.barrier("profile")  # each process has written its part
+        if is_rank_zero():
+            print_profile(run_dir)
+    finally:
+        profiler.dirpath = profiler.filename = None  # nothing is reported of the test
+        if is_rank_zero():
+            for path in profile_parts(run_dir):
+                path.unlink()
+
+
+def profile_parts(run_dir: Path) -> list[Path]:
+    """Return the files in which Lightning's profiler reports of a fit, one of each process."""
+    return sorted(run_dir.glob("fit-profile*.txt"))
+
+
+def print_profile(run_dir: Path) -> None:
+    """Join the reports of all processes in `profile.txt`, and print the head."""
+    report = "\n".join(path.read_text().strip() for path in profile_parts(run_dir)) + "\n"
+    write_bytes(run_dir / PROFILE_FILE, report.encode())
+    lines = report.splitlines()
+    print("\n".join(lines[:MAX_LINES]))
+    print(f"{len(lines)} lines of the profile are in {run_dir / PROFILE_FILE}")

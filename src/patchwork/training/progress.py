@@ -10,8 +10,8 @@ from tqdm import tqdm
 from patchwork.core.progress import Progress, has_terminal
 from patchwork.tasks import Task
 
-LOSS_SMOOTHING = 0.05  # weight of a step's loss in the bar
-POSTFIX_STEPS = 20  # steps between two losses in the bar: reading one waits for the device
+LOSS_SMOOTHING = 0.05  # weight of a batch's loss in the bar
+POSTFIX_BATCHES = 20  # batches between two losses in the bar: reading one waits for the device
 
 
 class EvalProgress(pl.Callback):
@@ -69,6 +69,7 @@ class ProgressBar(EvalProgress, callbacks.ProgressBar):
         self.metric = ""  # of the last validation
         self.loss_sum: Tensor | None = None  # of the steps since then
         self.num_losses = 0
+        self.num_batches = 0  # of this process
         self.smooth_loss: Tensor | None = None
 
     def disable(self) -> None:
@@ -89,7 +90,7 @@ class ProgressBar(EvalProgress, callbacks.ProgressBar):
         if trainer.is_global_zero and self.enabled:
             self.bar = tqdm(
                 total=bar_total(trainer),
-                initial=trainer.fit_loop.epoch_loop.total_batch_idx + 1,
+                initial=trainer.global_step,
                 unit="step",
                 dynamic_ncols=True,
                 mininterval=0.25,
@@ -105,9 +106,10 @@ class ProgressBar(EvalProgress, callbacks.ProgressBar):
         self.num_losses += 1
         if self.bar is not None:
             self.smooth_loss = loss if self.smooth_loss is None else self.smooth_loss.lerp(loss, LOSS_SMOOTHING)
-            if batch_idx % POSTFIX_STEPS == 0:
+            if self.num_batches % POSTFIX_BATCHES == 0:
                 self.update_postfix()
-            self.bar.update()
+            self.bar.update(trainer.global_step - self.bar.n)
+        self.num_batches += 1
 
     def update_postfix(self) -> None:
         """Write the training loss and the last validation's metric at the end of the bar, without drawing it."""
@@ -152,9 +154,9 @@ class ProgressBar(EvalProgress, callbacks.ProgressBar):
 
 
 def bar_total(trainer: pl.Trainer) -> int | None:
-    """Return the number of training batches, or None if only a time limit ends the training."""
+    """Return the number of optimizer steps, or None if only a time limit ends the training."""
     steps = trainer.estimated_stepping_batches
-    return None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches
+    return None if steps == float("inf") else int(steps)
 
 
 def position(trainer: pl.Trainer) -> str:

@@ -2,10 +2,10 @@
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -24,8 +24,10 @@ from patchwork.training.checkpoint_io import SafeCheckpointIO
 from patchwork.training.cluster import cluster_environment, count_processes
 from patchwork.training.epoch_loop import install_epoch_loop
 from patchwork.training.fsdp import FSDP2Strategy
+from patchwork.training.step_counts import limited, num_epoch_batches, num_steps, validates
 from patchwork.training.trainer_arguments import (
     BatchLimit,
+    Devices,
     MaxEpochs,
     MaxTime,
     OptionalBatchLimit,
@@ -33,9 +35,10 @@ from patchwork.training.trainer_arguments import (
     ValCheckInterval,
 )
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-# Under SLURM, Lightning goes on from any hpc_ckpt_* in its directory, whichever run it is of, even when it tests.
-NOWHERE = os.path.join(os.devnull, "nowhere")
+SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+# Under SLURM, Lightning goes on from any hpc_ckpt_* in its directory, whichever run it is of, even when it tests: so it
+# has one that does not exist.
+NO_DIRECTORY = Path(__file__).with_name("no_directory")
 
 
 class Trainer(pl.Trainer):
@@ -63,8 +66,8 @@ class Trainer(pl.Trainer):
         limit_train_batches: training batches in an epoch, or a fraction of them.
         limit_val_batches: validation batches, or a fraction of them; 0 does not validate.
         limit_test_batches: test batches, or a fraction of them; 0 does not test.
-        overfit_batches: train on this many batches, or a fraction of them, the same in every epoch, and validate on as
-            many; 0 trains on new samples.
+        overfit_batches: train on this many batches, or a fraction of them, the same in every epoch, and validate on
+            these; 0 trains on new samples.
         fast_dev_run: try training, validation and test on one batch each, or on this many.
         log_every_n_steps: optimizer steps between two logged training losses.
         profiler: measure what training spends its time on: `simple`, `advanced` or `pytorch`.
@@ -75,7 +78,7 @@ class Trainer(pl.Trainer):
         self,
         *,
         accelerator: str,
-        devices: PositiveInt | list[NonNegativeInt] | Literal["auto", -1],
+        devices: Devices,
         num_nodes: PositiveInt = 1,
         strategy: Literal["auto", "ddp", "fsdp"],
         precision: PrecisionName,
@@ -102,6 +105,11 @@ class Trainer(pl.Trainer):
     ) -> None:
         if max_epochs == -1 and max_steps == -1 and not fast_dev_run:
             raise ValueError(f"max_epochs={max_epochs} needs trainer.max_steps, which learning rate schedules end at")
+        if check_val_every_n_epoch is None and isinstance(val_check_interval, float):
+            raise ValueError(
+                "check_val_every_n_epoch=null counts batches across epochs, so that trainer.val_check_interval="
+                f"{val_check_interval} cannot be a fraction of an epoch: use an integer, such as 500"
+            )
         super().__init__(
             accelerator=accelerator,
             devices=devices,
@@ -128,7 +136,7 @@ class Trainer(pl.Trainer):
             profiler=profiler,
             detect_anomaly=detect_anomaly,
             plugins=[SafeCheckpointIO(), cluster_environment(count_processes(devices, num_nodes))],
-            default_root_dir=NOWHERE,
+            default_root_dir=NO_DIRECTORY,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -170,7 +178,9 @@ def translate_lightning_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if "returned nan values" in str(error):
-            raise NumericError(f"{one_line(error)}; trainer.detect_anomaly=true stopped before this step") from error
+            raise NumericError(
+                f"{one_line(error).rstrip('.')}; trainer.detect_anomaly=true stopped before this step"
+            ) from error
         if "loading state_dict" not in str(error):
             raise
         raise DataError(f"the checkpoint to resume from is another model's: {one_line(error)[:200]}") from error
@@ -182,27 +192,46 @@ def translate_lightning_errors() -> Iterator[None]:
 
 
 def check_accelerator(name: str, devices: Any) -> None:
-    """Check that an accelerator is available, and that a CPU has a core for each process.
+    """Check that an accelerator is available, and that this machine has the devices.
 
     Args:
         name: of the accelerator, as in `trainer.accelerator`.
         devices: as in `trainer.devices`.
 
     Raises:
-        ConfigError: if there is no accelerator of this name.
-        ResourceError: if this machine does not have it, or not so many cores.
+        ConfigError: if there is no accelerator of this name, or the devices are not of its kind.
+        ResourceError: if this machine does not have it, or not so many of them.
     """
     accelerators = available_accelerators()
-    has_gpu = accelerators["gpu"]
-    max_processes = max(2, available_cpus())
-    on_cpu = not has_gpu and name not in ("cuda", "mps", "gpu")
-    if on_cpu and isinstance(devices, int) and devices > max_processes:
-        raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {max_processes}")
     choices = ", ".join(choice for choice, available in accelerators.items() if available)
     if name not in accelerators:
         raise ConfigError(f"trainer.accelerator={name} does not exist: use one of {choices}")
     if not accelerators[name]:
         raise ResourceError(f"trainer.accelerator={name} is not available on this machine: use one of {choices}")
+    if name == "cpu" or not accelerators["gpu"]:
+        check_cpu_devices(devices)
+    elif name != "mps" and accelerators["cuda"]:
+        check_cuda_devices(devices)
+
+
+def check_cpu_devices(devices: Any) -> None:
+    """Check that the devices of a CPU are a number of processes, and that there is a core for each."""
+    limit = max(2, available_cpus())
+    if devices == -1 or not isinstance(devices, int | str):
+        raise ConfigError(
+            f"trainer.devices={devices} selects GPUs, and this training is on the CPU: use 1, or up to {limit}"
+        )
+    if isinstance(devices, int) and devices > limit:
+        raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {limit}")
+
+
+def check_cuda_devices(devices: Any) -> None:
+    """Check that there are so many GPUs, or those of the given indices."""
+    count = torch.cuda.device_count()
+    if isinstance(devices, int) and devices > count:
+        raise ResourceError(f"trainer.devices={devices} is more than this machine has: use up to {count}")
+    if not isinstance(devices, int | str) and max(devices, default=0) >= count:
+        raise ResourceError(f"trainer.devices={devices} is not on this machine: its GPUs are {[*range(count)]}")
 
 
 def available_accelerators() -> dict[str, bool]:
@@ -212,31 +241,40 @@ def available_accelerators() -> dict[str, bool]:
 
 
 def check_limits(trainer_config: DictConfig, data: BaseDataModule) -> None:
-    """Check that no fraction of an epoch's batches rounds to zero, and that epochs hold what is counted in them.
+    """Check that no fraction of an epoch's batches rounds to zero, and that training holds what is counted in it.
 
     Warns:
         PatchworkWarning: if training ends by `max_epochs` before it has taken `max_steps`.
 
     Raises:
-        ConfigError: if a fraction rounds to zero, or an epoch has fewer batches than `val_check_interval`.
+        ConfigError: if a fraction rounds to zero, an epoch has fewer batches than `val_check_interval`, or training
+            ends before `min_epochs` or `min_steps`.
     """
     if trainer_config.get("fast_dev_run"):
         return
-    for split in SPLITS:
-        overfits = split != "test" and trainer_config.get("overfit_batches")
-        key = "overfit_batches" if overfits else f"limit_{split}_batches"
-        if trainer_config[key]:
-            num_batches = limit_batches(key, trainer_config[key], data.num_batches(split))
-            if split == "train":
-                check_epoch(trainer_config, num_batches)
+    overfits = trainer_config.get("overfit_batches")  # validates on the training batches
+    for split in SPLIT_NAMES:
+        key = "overfit_batches" if overfits and split == "train" else f"limit_{split}_batches"
+        if trainer_config[key] and not (overfits and split == "val"):
+            check_fraction(key, trainer_config[key], data.num_batches(split), split)
+    check_epoch(trainer_config, data.num_batches("train"))
+    check_minimums(trainer_config, data.num_batches("train"))
+
+
+def check_fraction(key: str, limit: int | float, num_batches: int, split: Split) -> None:
+    """Raise a `ConfigError` if an argument of the Trainer leaves none of the batches of a split."""
+    if not limited(limit, num_batches):
+        batches = f"{num_batches} {SPLIT_NAMES[split]} batch{'es' if num_batches != 1 else ''}"
+        raise ConfigError(f"trainer.{key}={limit} of {batches} rounds to 0: use a larger fraction, or 1.0")
 
 
 def check_epoch(trainer_config: DictConfig, num_batches: int) -> None:
-    """Check what is counted in the batches of an epoch, see `check_limits`."""
+    """Check what is counted in the batches of an epoch, of which there are `num_batches` before any limit."""
     interval, max_epochs = trainer_config.val_check_interval, trainer_config.max_epochs
+    num_batches = num_epoch_batches(trainer_config, num_batches)
     if isinstance(interval, float):
-        limit_batches("val_check_interval", interval, num_batches)
-    elif interval > num_batches and trainer_config.check_val_every_n_epoch and trainer_config.limit_val_batches:
+        check_fraction("val_check_interval", interval, num_batches, "train")
+    elif interval > num_batches and trainer_config.check_val_every_n_epoch and validates(trainer_config):
         raise ConfigError(
             f"trainer.val_check_interval={interval} is more than the {num_batches} batches of an epoch: use fewer, or "
             "trainer.check_val_every_n_epoch=null to count batches across epochs"
@@ -251,13 +289,15 @@ def check_epoch(trainer_config: DictConfig, num_batches: int) -> None:
         )
 
 
-def limit_batches(key: str, limit: int | float, num_batches: int) -> int:
-    """Return how many of `num_batches` a limit of the Trainer leaves.
-
-    Raises:
-        ConfigError: if it leaves none.
-    """
-    limited = min(limit, num_batches) if isinstance(limit, int) else int(limit * num_batches)
-    if not limited:
-        raise ConfigError(f"trainer.{key}={limit} of {num_batches} batches rounds to 0: use a larger fraction, or 1.0")
-    return limited
+def check_minimums(trainer_config: DictConfig, num_batches: int) -> None:
+    """Raise a `ConfigError` if training ends before `min_epochs` or `min_steps`, which bound `max_time` alone."""
+    steps = num_steps(trainer_config, num_batches)
+    epoch_steps = math.ceil(num_epoch_batches(trainer_config, num_batches) / trainer_config.accumulate_grad_batches)
+    end = "max_steps" if steps == trainer_config.max_steps else "max_epochs"
+    for key, steps_each in (("min_steps", 1), ("min_epochs", epoch_steps)):
+        minimum = trainer_config.get(key)
+        if minimum and minimum * steps_each > steps:
+            raise ConfigError(
+                f"trainer.{key}={minimum} is never reached: trainer.{end}={trainer_config[end]} ends training after "
+                f"{steps:,} step{'s' if steps > 1 else ''}; raise trainer.{end}, or drop trainer.{key}"
+            )

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 from typing_extensions import Doc
 
@@ -44,9 +44,13 @@ MaxTime = Annotated[
 ValCheckInterval = Annotated[
     Annotated[int, Ge(2)] | Annotated[PositiveFraction, BeforeValidator(check_not_integer)],
     Doc(
-        "a fraction of an epoch, 1.0 for once an epoch, or an integer N from 2 on for every N batches (1 would be "
-        "every batch)"
+        "a fraction of an epoch, 1.0 for once an epoch, or an integer N from 2 on for every N batches (not 1, which "
+        "would be every batch, nor a time, which would be other steps on each machine)"
     ),
+]
+Devices = Annotated[
+    PositiveInt | Annotated[list[NonNegativeInt], MinLen(1)] | Literal["auto", -1],
+    Doc("a positive integer, a list of the indices of GPUs, such as [0,1], auto, or -1 for all GPUs"),
 ]
 PrecisionName = Annotated[
     Literal["32-true", "bf16-mixed", "64-true", "32", "bf16", "64", 32, 64],
@@ -55,3 +59,9 @@ PrecisionName = Annotated[
         "weights in 16 bits lose small updates"
     ),
 ]
+FULL_PRECISION_NAMES = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+
+
+def full_precision_name(name: Any) -> Any:
+    """Return the one name of a precision that has several, as `64-true` for 64; others are returned as they are."""
+    return FULL_PRECISION_NAMES.get(str(name), name)

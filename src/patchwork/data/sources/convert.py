@@ -1,28 +1,26 @@
 """Read MNIST in the forms in which it is passed around, and write it as IDX files.
 
-1. Read training and test part from an archive, a table, arrays or pictures (`read_form`), all as uint8.
-2. Invert images that are dark on white, and check that each has a label (`Converted`).
-3. Write the four IDX files, and compare their MD5s with those of the known data sets (`write_idx_files`).
+1. Read training and test part from an archive, a table, arrays or pictures, all as uint8 (`read_form`).
+2. Write the four IDX files, and compare their MD5s with those of the known data sets (`write_idx_files`).
 
 Nothing in a file is executed: arrays are read without pickles, and pictures by a few decoders only.
 """
 
-import gzip
 import hashlib
 import re
 import tempfile
-import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from patchwork.core.errors import DataError, ResourceError, one_line
 from patchwork.core.progress import Progress
+from patchwork.data.grayscale import are_dark_on_light
 from patchwork.data.image_files import to_gray
 from patchwork.data.sources.archives import unpacked
 from patchwork.data.sources.fashion import FashionMNIST
@@ -31,82 +29,82 @@ from patchwork.data.sources.forms import (
     PICTURES,
     TABLES,
     class_of,
-    find_form,
+    find_forms,
     has_suffix,
+    readable_forms,
     refusal,
 )
 from patchwork.data.sources.idx import SIDE, IdxDataset, idx_header
 from patchwork.data.sources.locate import check_labels, missing_files, read_arrays, walk
 from patchwork.data.sources.mnist import MNIST
+from patchwork.data.sources.parts import Part, part_of, split_parts, to_images, to_labels, whiten_ones
+from patchwork.data.sources.tables import read_tables
 
-NUM_PIXELS = SIDE * SIDE
-NUM_TRAIN = 60_000  # in the official order; the rest is the test part
-MAX_IMAGES = 200_000
+MAX_PICTURES = 200_000  # of a part
 MAX_ARRAY_BYTES = 1 << 30
-MAX_LINE = 1 << 16  # characters of a table's row
-LABEL_COLUMNS = ("label", "labels", "class", "target", "digit", "y")
-PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
-PART_NAME = re.compile(r"(?<![a-z])(train|training|test|testing|t10k|valid|validation|val)(?:set)?(?![a-z])")
-Part = tuple[np.ndarray, np.ndarray]  # images (n, 28, 28) and labels (n,), uint8
 
 
-def read_form(source: Path) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class ReadForm:
+    """A data set as `write_idx_files` takes it, and what was done to it, a sentence each.
+
+    Args:
+        arrays: training images and labels, test images and labels, all uint8: (n, 28, 28), (n,), (m, 28, 28), (m,);
+            images are light on dark.
+        notes: what was done.
+    """
+
+    arrays: list[np.ndarray]
+    notes: list[str]
+
+
+def read_form(source: Path) -> ReadForm:
     """Read a data set in any form.
 
     Args:
         source: a file, or a directory that holds it.
 
-    Returns:
-        Training images and labels, test images and labels, all uint8: (n, 28, 28), (n,), (m, 28, 28), (m,).
-
     Raises:
         DataError: if there is none, or it is damaged or incomplete.
     """
+    notes: list[str] = []
+    arrays = read_parts(source, notes)
+    whiten_ones(arrays, notes)
+    if are_dark_on_light(arrays[0]):
+        notes.append("the images are dark on light: inverted, as images here are light on dark")
+        for index in (0, 2):
+            arrays[index] = 255 - arrays[index]
+    return ReadForm(arrays, notes)
+
+
+def read_parts(source: Path, notes: list[str]) -> list[np.ndarray]:
+    """Return the arrays of a data set in any form, as it has them; see `read_form`."""
     if not source.exists():
         raise DataError(f"source={source} does not exist: name a file or a directory")
     if source.is_dir() and not missing_files(MNIST.dataset, source):
         return read_arrays(MNIST.dataset, source, verify=False)
-    form = find_form(source)
-    if form is None:
-        raise DataError(f"source={source} holds no known form: {refusal(source).partition(': ')[2]}")
+    forms = find_forms(source)
+    if not forms:
+        raise DataError(f"source={source} holds no known form: use {readable_forms()}")
+    form = forms[0]
+    if len(forms) > 1:
+        notes.append(f"of the forms in {source} {form} is read, not {', '.join(map(str, forms[1:]))}")
     if has_suffix(form, ARCHIVES):
         with unpacked(form) as directory:
-            return read_form(directory)
+            return read_parts(directory, notes)
     if has_suffix(form, (".npz",)):
         parts = read_npz(form)
     elif form.is_dir() and (tables := [path for path in sorted(form.iterdir()) if has_suffix(path, TABLES)]):
-        parts = read_tables(tables)
+        parts = read_tables(tables, notes)
     elif has_suffix(form, TABLES):
-        parts = read_tables([form])
+        parts = read_tables([form], notes)
     elif form.is_dir():
         parts = read_pictures(form)
     else:
         raise DataError(refusal(form))
-    arrays = split_parts(parts, form)
+    arrays = split_parts(parts, form, notes)
     check_labels(arrays, form)
     return arrays
-
-
-def split_parts(parts: dict[str, Part], origin: Path) -> list[np.ndarray]:
-    """Return training and test part, cut from one table of both in the official order if they are not apart.
-
-    Raises:
-        DataError: if there is no test part.
-    """
-    if "all" in parts and len(parts["all"][0]) > NUM_TRAIN:
-        images, labels = parts["all"]
-        return [images[:NUM_TRAIN], labels[:NUM_TRAIN], images[NUM_TRAIN:], labels[NUM_TRAIN:]]
-    missing = [name for name in ("train", "test") if name not in parts]
-    if missing:
-        found = ", ".join(f"{name} ({len(labels):,} images)" for name, (_, labels) in parts.items()) or "nothing"
-        raise DataError(f"{origin} lacks labeled images of the {' and the '.join(missing)} part: it has {found}")
-    return [*parts["train"], *parts["test"]]
-
-
-def part_of(name: str) -> str | None:
-    """Return the part, `train` or `test`, that a name contains, or None; validation images serve as a test part."""
-    match = PART_NAME.search(name.lower().replace("_", " "))
-    return None if match is None else PARTS.get(match[1], "test")
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------
@@ -123,12 +121,19 @@ def read_npz(path: Path) -> dict[str, Part]:
             arrays = {name: file[name] for name in file.files if array_role(name) is not None}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}; expected arrays without pickles") from error
-    by_role = {array_role(name): values for name, values in arrays.items()}
-    return {
-        part: (to_images(by_role[part, "images"], path), to_labels(by_role[part, "labels"], path))
-        for part in ("train", "test", "all")
-        if (part, "images") in by_role and (part, "labels") in by_role
-    }
+    by_role: dict[tuple[str, str], list[str]] = {}
+    for name in arrays:
+        if role := array_role(name):
+            by_role.setdefault(role, []).append(name)
+    parts = {}
+    for part in ("train", "validation", "test", "all"):
+        images, labels = by_role.get((part, "images"), []), by_role.get((part, "labels"), [])
+        if images and labels:
+            for names in (images, labels):
+                if len(names) > 1:
+                    raise DataError(f"{path} has several arrays for the {part} part: {' and '.join(names)}")
+            parts[part] = to_images(arrays[images[0]], path), to_labels(arrays[labels[0]], path)
+    return parts
 
 
 def array_role(name: str) -> tuple[str, str] | None:
@@ -138,112 +143,6 @@ def array_role(name: str) -> tuple[str, str] | None:
     kinds |= {"y": "labels", "label": "labels", "labels": "labels", "target": "labels", "targets": "labels"}
     kind = next((kinds[word] for word in words if word in kinds), None)
     return None if kind is None else (part_of(name) or "all", kind)
-
-
-def to_images(values: np.ndarray, origin: Path) -> np.ndarray:
-    """Return images (n, 28, 28), uint8, of an array whose values are from 0 to 255 or fractions from 0 to 1.
-
-    Raises:
-        DataError: if shape or values are others.
-    """
-    if values.ndim == 0 or not len(values) or values[0].size != NUM_PIXELS:
-        raise DataError(f"{origin} has images of the shape {values.shape}: expected {SIDE}×{SIDE} pixels each")
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8) * 255
-    elif values.dtype.kind not in "iuf":
-        raise DataError(f"{origin} has images of the type {values.dtype}: expected numbers")
-    elif values.dtype != np.uint8:
-        low, high = values.min(), values.max()
-        if not (low >= 0 and high <= 255):  # also false for NaN
-            raise DataError(f"{origin} has pixels from {low:g} to {high:g}: expected 0 to 255, or 0 to 1")
-        scale = 255 if values.dtype.kind == "f" and high <= 1 else 1
-        values = np.rint(values * scale).astype(np.uint8)
-    return np.ascontiguousarray(values.reshape(len(values), SIDE, SIDE))
-
-
-def to_labels(values: np.ndarray, origin: Path) -> np.ndarray:
-    """Return labels (n,), uint8, of numbers, digits as text, or one-hot rows.
-
-    Raises:
-        DataError: if they are no labels.
-    """
-    if values.ndim == 2 and values.shape[1] == 10:
-        values = values.argmax(axis=1)
-    try:
-        labels = values.reshape(len(values)).astype(np.float64)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{origin} has labels that are no digits: {one_line(error)}") from error
-    if not ((labels >= 0) & (labels <= 9) & (labels == np.rint(labels))).all():
-        raise DataError(f"{origin} has labels that are not from 0 to 9")
-    return labels.astype(np.uint8)
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def read_tables(paths: list[Path]) -> dict[str, Part]:
-    """Read CSV files with a label and 784 pixels in each row, with or without a header."""
-    named = {path: part_of(path.name.partition(".")[0]) for path in paths}
-    if len(paths) == 1:
-        named = {path: part or "all" for path, part in named.items()}
-    return {part: read_table(path) for path, part in named.items() if part is not None}
-
-
-def read_table(path: Path) -> Part:
-    """Read one CSV file, raw or gzip.
-
-    Raises:
-        DataError: if a row is not a label and 784 pixels from 0 to 255; the message names it.
-    """
-    rows = bytearray()
-    label_column = None
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file, Progress(f"reading {path}"):
-            for number, text in enumerate(read_lines(file), start=1):
-                if number == 1 and re.search("[a-df-zA-DF-Z]", text):  # numbers have no letters but e
-                    label_column = find_label_column(text)
-                elif text:
-                    rows += parse_row(text, f"{path}, line {number}")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}; expected a table of numbers") from error
-    table = np.frombuffer(rows, np.uint8).reshape(-1, NUM_PIXELS + 1)
-    if label_column is None:  # the first pixel is 0 in all images
-        label_column = 0 if table[:, 0].any() else NUM_PIXELS
-    images = np.delete(table, label_column, axis=1)
-    return to_images(images, path), to_labels(table[:, label_column], path)
-
-
-def read_lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
-    """Yield the lines of a text file without quotes, at most `MAX_LINE` characters each."""
-    for _ in range(MAX_IMAGES):
-        line = file.readline(MAX_LINE)
-        if not line:
-            return
-        yield line.decode("utf-8-sig").strip().replace('"', "")
-    raise DataError(f"{getattr(file, 'name', 'a table')} has more than {MAX_IMAGES:,} rows")
-
-
-def find_label_column(header: str) -> int:
-    """Return which column of a table has the labels, by its header."""
-    names = [name.strip().lower() for name in header.split(",")]
-    return next((index for index, name in enumerate(names) if name in LABEL_COLUMNS), 0)
-
-
-def parse_row(text: str, origin: str) -> bytes:
-    """Return the numbers of a row as bytes; see `read_table`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of text that is no number
-        try:
-            values = np.fromstring(text, sep=",")
-        except (ValueError, DeprecationWarning) as error:
-            raise DataError(f"{origin} is not a row of numbers") from error
-    if len(values) == NUM_PIXELS:
-        raise DataError(f"{origin} has no label: expected a label and {NUM_PIXELS} pixels in each row")
-    if len(values) != NUM_PIXELS + 1:
-        raise DataError(f"{origin} has {len(values)} numbers: expected a label and {NUM_PIXELS} pixels")
-    if not ((values >= 0) & (values <= 255) & (values == np.rint(values))).all():
-        raise DataError(f"{origin} has other numbers than whole ones from 0 to 255")
-    return values.astype(np.uint8).tobytes()
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -276,8 +175,8 @@ def decode_pictures(files: list[tuple[int, Path]], part: str) -> Part:
     Raises:
         DataError: if one cannot be read, or has another size.
     """
-    if len(files) > MAX_IMAGES:
-        raise DataError(f"the {part} part has {len(files):,} pictures: at most {MAX_IMAGES:,} are read")
+    if len(files) > MAX_PICTURES:
+        raise DataError(f"the {part} part has {len(files):,} pictures: at most {MAX_PICTURES:,} are read")
     images = np.empty((len(files), SIDE, SIDE), np.uint8)
     with Progress(f"reading the {part} part", len(files), "pictures") as progress:
         for image, (_, path) in zip(images, files, strict=True):
@@ -298,15 +197,6 @@ def decode_picture(path: Path) -> np.ndarray:
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def invert_if_white(arrays: list[np.ndarray]) -> bool:
-    """Invert the images in place if they are dark on white, and return whether they were."""
-    if arrays[0].mean() < 128:
-        return False
-    for index in (0, 2):
-        arrays[index] = 255 - arrays[index]
-    return True
 
 
 def write_idx_files(arrays: Iterable[np.ndarray], directory: Path) -> IdxDataset | None:

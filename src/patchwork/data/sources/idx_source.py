@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Interval
 
 from patchwork.core.errors import DataError
+from patchwork.core.paths import expand_home
 from patchwork.data.sources.base import ImageSource, PartitionedSource
 from patchwork.data.sources.download import download
 from patchwork.data.sources.forms import conversion_hint
@@ -115,7 +116,7 @@ class IdxSource(PartitionedSource):
         for key, value in (("dataset.root", self.root), (variable, os.environ.get(variable) or None)):
             if value is None:
                 continue
-            directory = Path(os.path.expanduser(value))
+            directory = expand_home(value)
             missing = missing_files(self.dataset, directory) if directory.is_dir() else []
             if missing or not directory.is_dir():
                 reason = f"lacks {', '.join(missing)}" if missing else "is not a directory"

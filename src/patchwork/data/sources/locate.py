@@ -8,13 +8,14 @@ holds several sets of files, their content decides.
 import hashlib
 import os
 import re
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from patchwork.core.errors import DataError
+from patchwork.core.errors import DataError, PatchworkWarning
 from patchwork.data.sources.idx import NUM_CLASSES, IdxDataset, parse_idx, read_file, read_parquet
 
 MAX_DEPTH = 4  # levels of directories below the one that is searched
@@ -143,6 +144,8 @@ def read_arrays(dataset: IdxDataset, directory: Path, *, verify: bool = True) ->
     """
     files = idx_files(dataset, directory)
     if len(files) == len(dataset.digests):
+        if not verify:
+            warn_of_others(directory, files)
         arrays = [
             parse_idx(dataset, name, read_file(path, str(path)), str(path), verify=verify)
             for name, path in files.items()
@@ -155,6 +158,18 @@ def read_arrays(dataset: IdxDataset, directory: Path, *, verify: bool = True) ->
         ]
     check_labels(arrays, directory)
     return arrays
+
+
+def warn_of_others(directory: Path, files: dict[str, Path]) -> None:
+    """Warn if a directory holds other complete sets of IDX files than the one that is read."""
+    first = next(iter(files))
+    others = [other[first] for other in idx_sets(directory) if len(other) == len(files) and other != files]
+    if others:
+        names = ", ".join(str(path.relative_to(directory)) for path in others)
+        message = (
+            f"of the data sets in {directory} that of {files[first].relative_to(directory)} is read, not of {names}"
+        )
+        warnings.warn(message, PatchworkWarning, stacklevel=2)
 
 
 def check_labels(arrays: list[np.ndarray], origin: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import ConfigError
+from patchwork.core.errors import ConfigError, warn
 from patchwork.core.malloc import tune_malloc
 from patchwork.core.progress import Progress, with_progress
 from patchwork.data import PixelsDataModule
@@ -25,6 +25,8 @@ from patchwork.models.generator import SamplingOptions
 from patchwork.runs.run import Run
 from patchwork.tasks import Pixels
 from patchwork.training.checkpoint_io import weights_sha256
+
+MIN_ACCURACY = 0.9  # of a classifier on real test images, below which its predictions tell little
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ class Scorecard:
             run_dir = str(self.classifier.run_dir)
             entry["classifier"] = {"run": run_dir, "weights_sha256": sha256, "test/accuracy": accuracy}
             print(f"\nclassifier: {run_dir}, test accuracy {accuracy}, weights {sha256[:12]}…")
-        print(f"\n{HEADER}")
+            warn_of_accuracy(run_dir, accuracy)
         path = self.path()
+        print(f"each score is saved at once in {path}")
+        print(f"\n{HEADER}")
         scores = []
         for score in self.scores():
             print(score, flush=True)
@@ -119,6 +123,16 @@ class Scorecard:
             if value != 1:
                 name += f"-{key}-{value:g}"
         return Path(self.run.run_dir) / f"{name}.json"
+
+
+def warn_of_accuracy(run_dir: str, accuracy: float | None) -> None:
+    """Warn if a classifier is too weak for its opinion of generated images to mean much."""
+    if accuracy is None or accuracy >= MIN_ACCURACY:
+        return
+    warn(
+        f"classifier={run_dir} classifies only {100 * accuracy:.1f} % of the real test images correctly: scores that "
+        f"depend on it mean little below {100 * MIN_ACCURACY:.0f} %; train a better one"
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -83,7 +83,7 @@ def generate_images(run: Run, request: ImageRequest, *, stream: bool) -> None:
     names, title = task.format_classes(target), "" if request.prompt is None else f"“{request.prompt}”"
     save = partial(save_images, frames, target, names, title, generator.num_levels)
     path = save_results(run, save, manifest)
-    print(f"{request.num_images} images in {seconds:.2f} s, saved in {path}")
+    print(f"{request.num_images} images in {seconds:.2f} s, saved in {path}: sheet.png, generation.gif, images.npz")
 
 
 def check_request(run: Run, task: Pixels, generator: Generator, request: ImageRequest) -> None:

@@ -76,7 +76,7 @@ def inpaint_image(run: Run, request: InpaintRequest) -> None:
     names = ["completed"] * len(label) if request.classes is None else task.format_classes(label)
     save = partial(save_completions, image, known, completions, names, generator.num_levels)
     path = save_results(run, save, manifest)
-    print(f"{request.num_images} completions in {seconds:.2f} s, saved in {path}")
+    print(f"{request.num_images} completions in {seconds:.2f} s, saved in {path}: sheet.png, images.npz")
 
 
 def check_request(run: Run, task: Pixels, generator: Generator, request: InpaintRequest) -> None:
