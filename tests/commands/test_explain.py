@@ -58,7 +58,7 @@ def test_every_key_of_the_commands_has_a_sentence() -> None:
         (["model.stem.layers"], ["  set in:  conf/stem/conv3.yaml"]),
         (["seed"], ["  allowed: an integer from 0 to 4294967295", "  default: 0", "  set in:  conf/train.yaml"]),
         (["optimizer=adamw"], ["optimizer=adamw", "  conf/optimizer/adamw.yaml"]),
-        (["task=sum"], ["  data.samples_per_epoch=40000"]),
+        (["task=sum"], ["  task.monitor=val/accuracy"]),
         (["generate.guidance"], ["patchwork generate guidance=…", "  default: 1.0"]),
         (["guidance"], ["patchwork evaluate guidance=…", "patchwork generate guidance=…"]),
         (["generate"], ["  patchwork generate key=value …"]),
@@ -101,7 +101,7 @@ def test_groups_list_their_choices(capsys: pytest.CaptureFixture[str], group: st
         (["trainer.plugins"], r"^trainer\.plugins is not set here: use trainer\.precision=… and accelerator=…$"),
         (["optimzer=adam"], r"did you mean optimizer=adam\?"),
         (["seed", "dephts", "lrr", "dephts"], r"^dephts is not .* lrr is not a key of [^;]*$"),
-        ([], "patchwork explain optimizer.lr"),
+        ([], r"patchwork explain optimizer\.lr.* one of the groups accelerator, augment, "),
     ],
 )
 def test_what_does_not_exist(args: list[str], message: str) -> None:

@@ -108,8 +108,9 @@ def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def late_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let only the job itself find that its seed is wrong, as if that took torch to see."""
-    monkeypatch.setattr(multirun, "check_scalars", lambda config: None)
+    """Let only the job itself find that its seed is wrong, as if that could not be seen before."""
+    for check in ("check_scalars", "check_config"):
+        monkeypatch.setattr(multirun, check, lambda config: None)
 
 
 # --- whole multiruns -------------------------------------------------------------------------------------------------
@@ -263,6 +264,11 @@ def test_parameters_of_a_file_are_read_as_if_they_were_typed(
         (["seed=0,-1"], "seed=-1 is not allowed"),
         (["model=glob(*)", "seed=-1"], "does not fit task=seq2seq"),
         (["run_dir=???", "seed=0,1"], "run_dir=??? is not allowed"),
+        (["run_dir=one", "seed=0,1"], "run_dir=one is one directory for 2 jobs: use hydra.sweep.dir=…"),
+        (
+            ["optimizer.lr=0.01,-1"],
+            "job 1 (optimizer.lr=-1): optimizer.lr=-1 is not allowed: it must be a positive number",
+        ),
         (["hydra.verbose=1,2"], "hydra.verbose=1,2 lists several values: a key of Hydra has one"),
         (["experiment=wrong"], "optimzer.lr=0.1 is not a key of the configuration (did you mean optimizer.lr=0.1?)"),
     ],

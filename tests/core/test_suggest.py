@@ -26,6 +26,7 @@ KEYS += ["trainer.max_epochs", "trainer.max_steps", "trainer.devices", "model.em
         ("learning_rate", "optimizer.lr"),
         ("output_dir", "run_dir"),
         ("gpus", "trainer.devices"),
+        ("trainer.max_batches", None),
         ("nonsense", None),
         ("model.nonsense", None),
         ("optimizer.nonsense", None),
@@ -36,6 +37,7 @@ def test_key_that_was_meant(typed: str, meant: str | None) -> None:
 
 
 CHOICES = {"optimizer": ["adam", "adamw"], "scheduler": ["cosine"], "dataset": ["mnist"], "logger": ["tensorboard"]}
+CHOICES |= {"experiment": ["paper_icons", "paper_sum"], "callbacks": ["default", "none"]}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,9 @@ CHOICES = {"optimizer": ["adam", "adamw"], "scheduler": ["cosine"], "dataset": [
         ("dataset", "MNIST", ("dataset", "mnist")),
         ("logger", "tb", ("logger", "tensorboard")),
         ("logger", "nonsense", None),
+        ("logger", "default", None),
+        ("experiment", "paper_foo", None),
+        ("experiment", "paper_icon", ("experiment", "paper_icons")),
     ],
 )
 def test_choice_that_was_meant(group: str, choice: str, meant: tuple[str, str] | None) -> None:

@@ -150,7 +150,7 @@ def test_wrong_arguments_of_an_ensemble_are_refused_in_one_line(
         ([f"run=[{finished_run},{finished_run}]", "classifier=other"], "classifier=other"),
         ([f"run=[{finished_run},{finished_run}]", "guidance=2"], "guidance=2"),
         (["run=[]"], "run=[] is not allowed"),
-        (["run=[[1]]"], "run=[[1]] is not allowed"),
+        (["run=[[1]]"], "=[1] is not allowed"),
     ):
         assert command("evaluate", *args) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -183,7 +183,7 @@ def test_run_that_does_not_exist_is_said_to(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match="it does not exist; patchwork runs lists the runs") as raised:
         Run.load(resume)
     assert "No such file" not in str(raised.value)
-    assert ("several runs are written [a,b]" in str(raised.value)) is (resume == "a,b")
+    assert ("several runs are written run=[a,b]" in str(raised.value)) is (resume == "a,b")
     Path("empty").mkdir()
     with pytest.raises(DataError, match=r"it has no config\.yaml"):
         Run.load("empty")

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, find_target, sig
 from patchwork.core.shell_overrides import parse_typed
 from patchwork.core.suggest import key_paths
 from patchwork.core.table import format_table
+from patchwork.core.terminal import is_terminal
 from patchwork.runs.compose import CONF_DIR, ROOT, compose_with_hydra, without_hydra
 
 HELP_TEXT = """Say what a key, a group of choices, a choice or a metric is, what is allowed and what the default is.
@@ -67,7 +69,10 @@ def explain(args: list[str]) -> None:
         ConfigError: if there is no such key, group or choice; what is said of the others is printed before.
     """
     if not args:
-        raise ConfigError("name what to explain, as a key, a group or a choice: patchwork explain optimizer.lr")
+        groups = ", ".join(group_choices([CONF_DIR]))
+        raise ConfigError(
+            f"name what to explain, as a key (patchwork explain optimizer.lr), a choice, or one of the groups {groups}"
+        )
     subjects, overrides = split_subjects(args)
     configuration: Configuration | None = None
     texts, errors = [], []
@@ -351,8 +356,13 @@ def explain_choice(subject: str) -> str:
     if package(path) != group and "@" not in written:  # sets keys of other groups
         prefix = f"{package(path)}." if package(path) else ""
         content = {key: value for key, value in read_yaml(path).items() if key != "defaults"}
-        settings = [f"  {key}={shown(value)}" for key, value in leaves(content, prefix)]
-        return "\n".join([*title, "", *settings])
+        sentences = comments(path)
+        settings = [
+            {"key": f"{key}={shown(value)}", "": sentences.get(key.removeprefix(prefix), "")}
+            for key, value in leaves(content, prefix)
+            if not key.endswith(("._target_", "._partial_")) and "${" not in str(value)
+        ]
+        return "\n".join([*title, "", *(f"  {line}" for line in format_table(settings).splitlines()[1:])])
     return "\n".join(
         [*title, *choice_keys(written.partition("@")[2] or package(path), choice_configuration(written, choice))]
     )
@@ -386,9 +396,10 @@ def choice_keys(place: str, configuration: Configuration) -> list[str]:
 
 
 def format_rows(rows: list[dict[str, str]]) -> str:
-    """Lay out keys as a table; a long value is cut."""
+    """Lay out keys as a table; on a terminal a long value is cut."""
     values = (row["default"].partition(", which ")[0] for row in rows)
-    cut = (value if len(value) <= MAX_VALUE else f"{value[: MAX_VALUE - 1]}…" for value in values)
+    longest = MAX_VALUE if is_terminal(sys.stdout) else sys.maxsize
+    cut = (value if len(value) <= longest else f"{value[: longest - 1]}…" for value in values)
     shortened = [{**row, "default": value} for row, value in zip(rows, cut, strict=True)]
     return "\n".join(f"  {line}" for line in format_table(shortened).splitlines())
 

@@ -26,7 +26,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.commands.app import print_error
@@ -35,7 +35,7 @@ from patchwork.core.hydra_compose import split_jobs
 from patchwork.core.hydra_errors import translate_hydra_error
 from patchwork.core.job import JOB, read_json, write_json
 from patchwork.core.overrides import format_override, override_key
-from patchwork.core.schema import check_scalars
+from patchwork.core.schema import check_config, check_scalars
 from patchwork.core.signals import install
 from patchwork.core.subprocesses import start
 from patchwork.core.table import format_table
@@ -53,7 +53,7 @@ END_SECONDS = 0.5  # for a job to end at a second SIGINT; the third is SIGKILL
 
 
 def plan_jobs(hydra_cfg: HydraConf, overrides: list[str], source: ConfigSource) -> list[list[str]]:
-    """Return the overrides of each job of a multirun, after checks of each that take no import of torch.
+    """Return the overrides of each job of a multirun, after checks of all of them.
 
     Args:
         hydra_cfg: Hydra's own configuration.
@@ -67,11 +67,43 @@ def plan_jobs(hydra_cfg: HydraConf, overrides: list[str], source: ConfigSource) 
         planned = split_jobs(overrides, conf_dir=source.conf_dir, config_dir=source.config_dir)
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
-    for job in planned:
-        config = without_hydra(compose_with_hydra([*job, *job_overrides(hydra_cfg)], source))
+    configs = [without_hydra(compose_with_hydra([*job, *job_overrides(hydra_cfg)], source)) for job in planned]
+    for config in configs:
         check_fit(config)
         check_scalars(config)
+    check_run_dirs(planned)
+    check_values(planned, configs)
     return planned
+
+
+def check_run_dirs(planned: list[list[str]]) -> None:
+    """Raise a `ConfigError` if several jobs have one run directory."""
+    run_dirs = [each for job in planned for each in job[::-1] if override_key(each) == "run_dir"]
+    repeated = next((each for each in run_dirs if run_dirs.count(each) > 1 and each != "run_dir=null"), None)
+    if repeated is not None and "${" not in repeated:
+        raise ConfigError(
+            f"{repeated} is one directory for {run_dirs.count(repeated)} jobs: use hydra.sweep.dir=…, "
+            "below which each has its own"
+        )
+
+
+def check_values(planned: list[list[str]], configs: list[DictConfig]) -> None:
+    """Check every value of the jobs before the first is trained, except what refers to Hydra's own configuration.
+
+    Raises:
+        ConfigError: if a value is not allowed.
+    """
+    if len(configs) < 2:  # the job itself says it as soon
+        return
+    import patchwork.core.fast_import  # noqa: F401  # constructors have the annotations; torch takes seconds
+
+    for index, (job, config) in enumerate(zip(planned, configs, strict=True)):
+        if "${hydra:" in OmegaConf.to_yaml(config):
+            continue
+        try:
+            check_config(config)
+        except ConfigError as error:
+            raise ConfigError(f"job {index} ({' '.join(job)}): {error}; no job was started") from error
 
 
 def run_jobs(

@@ -43,7 +43,7 @@ def describe(annotation: Any, *, plural: bool = False) -> str:
     if annotation is Any:
         return "any values" if plural else "any value"
     name = getattr(annotation, "__name__", str(annotation))
-    return f"{name}s" if plural else f"a {name}"
+    return f"{name}s" if plural else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def documentation(metadata: Any) -> str | None:

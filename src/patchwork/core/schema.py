@@ -132,7 +132,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def missing_value_error(path: str) -> ConfigError:
+def missing_value_error(path: str | None) -> ConfigError:
     return ConfigError(f"{path}={MISSING} is not allowed: it stands for a value that is missing")
 
 

@@ -102,7 +102,7 @@ def read_config(run_dir: Path) -> DictConfig:
             if run_dir.is_file():
                 reason = "it is a file, and in no run directory"
             elif not exists(run_dir):
-                several = f"; several runs are written [{run_dir}]" if "," in run_dir.name else ""
+                several = f"; several runs are written run=[{run_dir}]" if "," in run_dir.name else ""
                 reason = f"it does not exist; patchwork runs lists the runs that do{several}"
             elif not exists(run_dir / CONFIG_FILE):
                 reason = f"it has no {CONFIG_FILE}; patchwork runs lists the runs that there are"
