@@ -41,7 +41,7 @@ def test_written_icons_are_those_rendered(tmp_path: Path) -> None:
         (["icons"], 2, "key=value"),
         (["out=a", "colour=1"], 2, "colour=1 is not a key of this command"),
         (["out=a", "difficulty=3"], 2, "difficulty=3 is not allowed"),
-        (["out=a", "samples_per_class=x"], 2, "samples_per_class='x'"),
+        (["out=a", "samples_per_class=x"], 2, "samples_per_class=x"),
         (["out=directory"], 2, "out=directory exists"),
         (["out=file/icons", "samples_per_class=1"], 5, "cannot be written"),
     ],

@@ -312,6 +312,7 @@ def test_job_without_a_status_file_has_failed(tmp_path: Path, capfd: pytest.Capt
     assert "1 of 2 jobs finished" in output
 
 
+@pytest.mark.slow
 @needs_proc
 def test_killed_and_stopped_jobs_can_be_resumed(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -367,6 +368,7 @@ def test_parallel_jobs_share_the_cores(
     assert "test metrics on" in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("late_check")
 def test_submitit_runs_the_jobs(command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")

@@ -96,20 +96,26 @@ def assert_same_run(one: Path, other: Path) -> None:
             "trainer.val_check_interval=0.5",
             "data.resample_each_epoch=false",
         ],
-        ["data.num_workers=1", "optimizer=adamw", "trainer.check_val_every_n_epoch=2", "trainer.precision=64-true"],
+        pytest.param(
+            ["data.num_workers=1", "optimizer=adamw", "trainer.check_val_every_n_epoch=2", "trainer.precision=64-true"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["plain", "accumulated", "workers"],
 )
 def test_killed_and_resumed_run_is_bit_identical(train: Train, tmp_path: Path, overrides: list[str]) -> None:
     args = [*SEQ2SEQ, *overrides, "checkpoint_every_seconds=0.05"]
     finish(train, *args, f"run_dir={tmp_path / 'uninterrupted'}")
-    kills = 4 if overrides else 10
+    kills = 4 if overrides else 6
     exit_codes = kill_and_resume(train, tmp_path / "killed", 1, kills, *args)
     assert exit_codes == [-signal.SIGKILL] * kills
     assert_same_run(tmp_path / "uninterrupted", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("task", ["classify", "sum", "anchor", "icons", "pixels"])
+@pytest.mark.parametrize(
+    "task",
+    ["classify", "sum", "pixels", *(pytest.param(task, marks=pytest.mark.slow) for task in ("anchor", "icons"))],
+)
 def test_every_task_resumes_exactly(train: Train, tmp_path: Path, task: str) -> None:
     args = [
         f"task={task}",
