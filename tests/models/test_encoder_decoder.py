@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchwork.models import CellPoolEncoderDecoder, ConvStem, EncoderDecoder
-from patchwork.models.transformer import Attention, LearnedPosEmbed, attention_weights
+from patchwork.models.transformer import Attention, LearnedPosEmbed, record_attention
 
 B, CLASSES, CELL, H = 6, 5, 4, 2
 CONV = ConvStem(layers=[{"channels": 4, "kernel": 3, "pool": 2}, {"channels": 3, "kernel": 3}])
@@ -224,13 +224,13 @@ def test_attention_weights_of_every_layer_and_head_are_recorded(
     model = make_trained(kind, **variant)
     image, tokens = make_images(model), make_tokens(model)
     logits = model(image, tokens)
-    with attention_weights(model) as recorded:
+    with record_attention(model) as recorded:
         assert torch.equal(model(image, tokens), logits)
     assert set(recorded) == set(attention_layers(model))
     patches, length = math.prod(model.patch_embed.grid), model.length + 1
     sources = {"patches": patches, "tokens": length, "memory": model.encode(image).shape[1]}
     for name, source in attention_layers(model).items():
-        (weights,) = recorded[name]
+        weights = recorded[name][0].weights
         assert weights.shape == (B, H, patches if source == "patches" else length, sources[source])
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), **close)
         assert torch.equal(weights, weights.tril()) == (source == "tokens")
@@ -243,17 +243,17 @@ def test_attention_weights_of_every_layer_and_head_are_recorded(
 def test_attention_weights_while_decoding_equal_those_of_teacher_forcing(kind: type[EncoderDecoder]) -> None:
     model = make_trained(kind)
     image = make_images(model)
-    with attention_weights(model) as recorded:
+    with record_attention(model) as recorded:
         tokens = model.generate(image)
     assert torch.equal(tokens, model.generate(image))
-    with attention_weights(model) as teacher_forced:
+    with record_attention(model) as teacher_forced:
         model(image, F.pad(tokens, (1, 0), value=model.bos_id)[:, :-1])
     for name, source in attention_layers(model).items():
-        steps = recorded[name]
+        steps = [call.weights for call in recorded[name]]
         assert len(steps) == (1 if source == "patches" else model.length)
         width = steps[-1].shape[-1]
         rows = torch.cat([F.pad(step, (0, width - step.shape[-1])) for step in steps], dim=2)
-        torch.testing.assert_close(rows, teacher_forced[name][0], **close)
+        torch.testing.assert_close(rows, teacher_forced[name][0].weights, **close)
 
 
 @kinds
@@ -277,13 +277,15 @@ def test_recorded_attention_weights_reproduce_the_output_of_every_layer(
     layers = {name: model.get_submodule(name) for name in calls}
     for name, layer in layers.items():
         record_calls(name, layer)
-    with attention_weights(model) as recorded:
+    with record_attention(model) as recorded:
         model.generate(make_images(model)) if decoding else model(make_images(model), make_tokens(model))
     for name, layer in layers.items():
         assert calls[name]
-        for weights, (context, output) in zip(recorded[name], calls[name], strict=True):
+        for call, (context, output) in zip(recorded[name], calls[name], strict=True):
             values = rearrange(layer.key_value(context).chunk(2, dim=-1)[1], "b s (h d) -> b h s d", h=H)
-            torch.testing.assert_close(layer.proj(rearrange(weights @ values, "b h t d -> b t (h d)")), output, **close)
+            torch.testing.assert_close(
+                layer.proj(rearrange(call.weights @ values, "b h t d -> b t (h d)")), output, **close
+            )
 
 
 # --- initialization and gradients ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchwork.models.transformer import Attention, AxialRoPE, Block, KVCache, LearnedPosEmbed, attention_weights
+from patchwork.models.transformer import Attention, AxialRoPE, Block, KVCache, LearnedPosEmbed, record_attention
 
 B, T, S, D, H = 2, 5, 7, 12, 3
 close = {"rtol": 0.0, "atol": 1e-12}
@@ -46,10 +46,10 @@ def reference_attention(layer: Attention, x: Tensor, context: Tensor, causal: bo
 def test_attention_is_the_softmax_of_scaled_products(causal: bool, cross: bool) -> None:
     layer, x, context = make_attention(causal=causal), randn64(B, T, D), randn64(B, S, D) if cross else None
     expected, expected_weights = reference_attention(layer, x, x if context is None else context, causal)
-    with attention_weights(layer) as recorded:
+    with record_attention(layer) as recorded:
         output = layer(x, context)
     torch.testing.assert_close(output, expected, **close)
-    torch.testing.assert_close(recorded[""][0], expected_weights, **close)
+    torch.testing.assert_close(recorded[""][0].weights, expected_weights, **close)
 
 
 @pytest.mark.parametrize(("causal", "cross"), [(False, False), (True, False), (False, True)])
@@ -63,10 +63,10 @@ def test_attention_equals_torch_multihead_attention(causal: bool, cross: bool) -
     reference.out_proj.load_state_dict(layer.proj.state_dict())
     mask = torch.ones(T, T, dtype=torch.bool).triu(1) if causal else None
     expected, expected_weights = reference(x, context, context, attn_mask=mask, average_attn_weights=False)
-    with attention_weights(layer) as recorded:
+    with record_attention(layer) as recorded:
         output = layer(x, context if cross else None)
     torch.testing.assert_close(output, expected, **close)
-    torch.testing.assert_close(recorded[""][0], expected_weights, **close)
+    torch.testing.assert_close(recorded[""][0].weights, expected_weights, **close)
 
 
 @pytest.mark.parametrize("heads", [5, 7, 24])
@@ -78,12 +78,12 @@ def test_num_heads_must_divide_embed_dim(heads: int) -> None:
 @pytest.mark.parametrize("sizes", [[1] * T, [T], [2, 3], [1, 3, 1], [4, 1]])
 def test_kv_cache_does_not_change_self_attention(sizes: list[int]) -> None:
     layer, x, cache = make_attention(causal=True), randn64(B, T, D), KVCache(T)
-    with torch.no_grad(), attention_weights(layer) as recorded:
+    with torch.no_grad(), record_attention(layer) as recorded:
         uncached = layer(x)
         cached = [layer(chunk, cache=cache) for chunk in x.split(sizes, dim=1)]
     torch.testing.assert_close(torch.cat(cached, dim=1), uncached, **close)
     assert cache.length == T
-    uncached_weights, *cached_weights = recorded[""]
+    uncached_weights, *cached_weights = (call.weights for call in recorded[""])
     padded = torch.cat([F.pad(weights, (0, T - weights.shape[-1])) for weights in cached_weights], dim=2)
     torch.testing.assert_close(padded, uncached_weights, **close)
 
@@ -101,21 +101,21 @@ def test_recording_attention_weights_changes_no_output_and_no_randomness(dropout
     torch.manual_seed(1)
     plain = layer(x), layer(x), torch.rand(1)
     torch.manual_seed(1)
-    with attention_weights(layer) as recorded:
+    with record_attention(layer) as recorded:
         recording = layer(x), layer(x), torch.rand(1)
     assert all(torch.equal(a, b) for a, b in zip(plain, recording, strict=True))
     assert torch.equal(plain[0], plain[1]) == (dropout == 0)
-    assert [tuple(weights.shape) for weights in recorded[""]] == [(B, H, T, T)] * 2
-    torch.testing.assert_close(recorded[""][0].sum(-1), torch.ones(B, H, T).double(), **close)
+    assert [tuple(call.weights.shape) for call in recorded[""]] == [(B, H, T, T)] * 2
+    torch.testing.assert_close(recorded[""][0].weights.sum(-1), torch.ones(B, H, T).double(), **close)
 
 
 def test_recording_attention_weights_ends_with_the_context_even_on_an_error() -> None:
     layer, x = make_attention(), randn64(B, T, D)
-    with pytest.raises(RuntimeError, match="shapes"), attention_weights(layer) as recorded:
+    with pytest.raises(RuntimeError, match="shapes"), record_attention(layer) as recorded:
         layer(randn64(B, T, D + 1))
     layer(x)
     assert recorded == {"": []}
-    with attention_weights(layer) as second:
+    with record_attention(layer) as second:
         layer(x)
     layer(x)
     assert (len(recorded[""]), len(second[""])) == (0, 1)
@@ -123,9 +123,25 @@ def test_recording_attention_weights_ends_with_the_context_even_on_an_error() ->
 
 def test_recorded_attention_weights_require_no_grad() -> None:
     layer = make_attention()
-    with attention_weights(layer) as recorded:
+    with record_attention(layer) as recorded:
         assert layer(randn64(B, T, D)).requires_grad
-    assert not recorded[""][0].requires_grad
+    assert not recorded[""][0].weights.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "masked", "cross"])
+def test_gradient_of_the_weights_is_that_of_an_explicit_softmax(kind: str) -> None:
+    layer, x = make_attention(causal=kind == "causal"), randn64(B, T, D)
+    context = randn64(B, S, D) if kind == "cross" else None
+    mask = torch.arange(T) < torch.arange(1, B + 1)[:, None] if kind == "masked" else None
+    target = randn64(B, T, D)
+    with record_attention(layer) as recorded:
+        loss = (layer(x, context, mask=mask) * target).sin().sum()
+    (call,) = recorded[""]
+    (mixed_grad,) = torch.autograd.grad(loss, call.mixed)
+    weights = call.weights.clone().requires_grad_()  # the same network from the weights on, without a kernel
+    output = layer.proj(rearrange(weights @ call.values, "b h t d -> b t (h d)"))
+    (expected,) = torch.autograd.grad((output * target).sin().sum(), weights)
+    torch.testing.assert_close(call.weights_grad(mixed_grad), expected, rtol=0, atol=1e-12)
 
 
 def test_masked_keys_are_as_if_they_were_not_there() -> None:
@@ -248,9 +264,9 @@ def test_attention_with_rope_is_translation_equivariant() -> None:
     x[0, :2, :2] = randn64(2, 2, D)
     weights = {}
     for shift in [(0, 0), (1, 0), (0, 2), (1, 1)]:
-        with attention_weights(layer) as recorded:
+        with record_attention(layer) as recorded:
             layer(rearrange(x.roll(shift, (1, 2)), "b r c d -> b (r c) d"), rope=rope)
-        table = rearrange(recorded[""][0], "1 h (r c) (s d) -> h r c s d", r=3, s=3)
+        table = rearrange(recorded[""][0].weights, "1 h (r c) (s d) -> h r c s d", r=3, s=3)
         table = table.roll((-shift[0], -shift[1]) * 2, (1, 2, 3, 4))[:, :2, :2, :2, :2]
         weights[shift] = table / table.sum(dim=(-2, -1), keepdim=True)  # among the four: the empty patches moved, too
     for shifted in weights.values():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from patchwork.models import ViT
 from patchwork.models.protocols import HasFeatures
-from patchwork.models.transformer import attention_weights
+from patchwork.models.transformer import record_attention
 
 SIZES = {"image_size": 12, "in_channels": 1, "num_classes": 5, "patch_size": 4, "stem": None, "embed_dim": 16}
 
@@ -50,10 +50,11 @@ def test_logits_are_the_head_of_the_features() -> None:
 @pytest.mark.parametrize(("pool", "tokens"), [("cls", 10), ("mean", 9)])
 def test_attention_weights_of_every_block_are_recorded(pool: str, tokens: int) -> None:
     model = make_vit(pool=pool)
-    with attention_weights(model) as recorded:
+    with record_attention(model) as recorded:
         model(make_images())
     assert list(recorded) == ["blocks.0.attn", "blocks.1.attn"]
-    for (weights,) in recorded.values():
+    for (call,) in recorded.values():
+        weights = call.weights
         assert weights.shape == (3, 2, tokens, tokens)
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, tokens))
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from patchwork.models.image_sequence import ImageSequenceEncoder
 from patchwork.models.patch_embed import ConvStem
-from patchwork.models.transformer import Attention, attention_weights, init_weights
+from patchwork.models.transformer import Attention, init_weights, record_attention
 
 
 class CosineSimilarity(nn.Module):
@@ -113,6 +113,6 @@ class AnchorDetector(nn.Module):
         if self.similarity is not None:
             scores = self.similarity(*self.encode(image, mask, anchor))  # (B, S)
             return scores.logsumexp(dim=1), F.pad(scores, (1, 0)).softmax(dim=1)[:, 1:]
-        with attention_weights(self) as weights:
+        with record_attention(self) as calls:
             logits = self(image, mask, anchor)
-        return logits, weights["cross_attn"][0].mean(dim=1)[:, 0]
+        return logits, calls["cross_attn"][0].weights.mean(dim=1)[:, 0]

@@ -2,12 +2,13 @@
 
 Shapes: B batch, N patches, T queries, S keys, D embed_dim, H heads, C channels.
 
-Attention is implemented once, by torch's fused kernel (except for a single query). `attention_weights` computes the
+Attention is implemented once, by torch's fused kernel (except for a single query). `record_attention` computes the
 weights with that same kernel, so that a figure of them cannot differ from what the network computes.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -46,6 +47,29 @@ class KVCache:
             self.keys, self.values = self.keys[indices], self.values[indices]
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What one call of an attention layer has computed.
+
+    Attributes:
+        weights: (B, H, T, S), each row sums to 1; without gradient.
+        values: (B, H, S, D/H), without gradient.
+        mixed: (B, H, T, D/H), the weighted means of the values, before the heads are combined; part of the graph, so
+            that gradients with respect to it can be asked for.
+    """
+
+    weights: Tensor
+    values: Tensor
+    mixed: Tensor
+
+    def weights_grad(self, mixed_grad: Tensor) -> Tensor:
+        """Return the gradient with respect to the weights (B, H, T, S) that follows from that to `mixed`.
+
+        As `mixed = weights · values`, it is exactly `mixed_grad · valuesᵀ`: the fused kernel need not be taken apart.
+        """
+        return mixed_grad @ self.values.mT
+
+
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
@@ -69,7 +93,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(embed_dim, embed_dim)
         self.key_value = nn.Linear(embed_dim, 2 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
-        self.attn_weights: list[Tensor] | None = None
+        self.calls: list[AttentionCall] | None = None  # a list while `record_attention` fills it
 
     def forward(
         self,
@@ -124,35 +148,37 @@ class Attention(nn.Module):
             attn_mask=mask,
             is_causal=self.causal and 1 < targets == sources,
         )
-        if targets == 1 and mask is None and self.attn_weights is None and not self.training:
+        if targets == 1 and mask is None and self.calls is None and not self.training:
             # a step of decoding: two small products take half the kernel's time
             return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1) @ value
-        if self.attn_weights is not None:  # softmax(q kᵀ/√d) · I is the weights themselves
+        mixed = attention(value, dropout_p=self.dropout if self.training else 0.0)
+        if self.calls is not None:  # softmax(q kᵀ/√d) · I is the weights themselves
             eye = torch.eye(sources, dtype=query.dtype, device=query.device)
-            self.attn_weights.append(attention(eye.expand(*key.shape[:2], -1, -1)).detach())  # (B, H, T, S)
-        return attention(value, dropout_p=self.dropout if self.training else 0.0)
+            weights = attention(eye.expand(*key.shape[:2], -1, -1)).detach()  # (B, H, T, S)
+            self.calls.append(AttentionCall(weights, value.detach(), mixed))
+        return mixed
 
 
 @contextmanager
-def attention_weights(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Record the weights of every attention layer of `model` while the context is open.
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[AttentionCall]]]:
+    """Record every call of every attention layer of `model` while the context is open.
 
     Yields:
-        A dictionary from the layer's name to its weights (B, H, T, S), one tensor for each call of the layer. Names end
-        in `attn` for self-attention and in `cross_attn` for cross-attention.
+        A dictionary from the layer's name to its calls. Names end in `attn` for self-attention and in `cross_attn` for
+        cross-attention.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
-    recorded: dict[str, list[Tensor]] = {name: [] for name in layers}
-    outer = {name: layer.attn_weights for name, layer in layers.items()}  # of a context around this one
+    recorded: dict[str, list[AttentionCall]] = {name: [] for name in layers}
+    outer = {name: layer.calls for name, layer in layers.items()}  # of a context around this one
     for name, layer in layers.items():
-        layer.attn_weights = recorded[name]
+        layer.calls = recorded[name]
     try:
         yield recorded
     finally:
         for name, layer in layers.items():
-            layer.attn_weights = outer[name]
-            if layer.attn_weights is not None:
-                layer.attn_weights.extend(recorded[name])
+            layer.calls = outer[name]
+            if layer.calls is not None:
+                layer.calls.extend(recorded[name])
 
 
 class Block(nn.Module):
