@@ -11,9 +11,12 @@ from helpers import ROOT
 STAIRCASE = (  # a package imports from itself and from earlier steps
     ("core",),
     ("data", "models"),
+    ("stats",),
     ("tasks",),
+    ("analysis",),
     ("figures",),
     ("training",),
+    ("report",),
     ("runs",),
     ("evaluation",),
     ("sweep",),

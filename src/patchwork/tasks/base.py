@@ -172,6 +172,21 @@ class Task(pl.LightningModule):
         """Return the values of a batch that the model's `forward` takes."""
         return tuple(batch[name] for name in self.input_names)
 
+    def answer_logits(self, batch: Batch, answers: Tensor | None = None) -> Tensor:
+        """Return the logits (B, T, C) of each of the T answers that a sample has, or one number for each (C = 1).
+
+        Unlike `predict_step` it is differentiable; what explains a model explains these.
+
+        Args:
+            batch: samples, which need not hold targets.
+            answers: answers (B, T) that a model which decodes reads as if it had given them; None takes its own.
+
+        Raises:
+            NotImplementedError: if the task has no answers, as that of a generator.
+        """
+        outputs = self.forward(batch)
+        return outputs[:, None, None] if outputs.ndim == 1 else outputs[:, None]
+
     def image_free_loss(self, batch: Batch) -> float:
         """Return the loss of the best prediction that depends on no image; as a rule, that of a uniform one."""
         return self.uniform_loss(batch)

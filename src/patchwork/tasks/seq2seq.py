@@ -110,6 +110,10 @@ class Seq2Seq(AutoregressiveTask):
         log_probs = torch.where(finished[..., None], only_eos, log_probs)
         return self.make_predictions(batch, batch.get("digits"), tokens, log_probs)
 
+    def answer_logits(self, batch: Batch, answers: Tensor | None = None) -> Tensor:
+        """Return the logits (B, T, V) along decoded answers (B, T), by default those that are decoded greedily."""
+        return self.logits(batch, self.generate_tokens(batch) if answers is None else answers)
+
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.model.eos_id + 1)
 

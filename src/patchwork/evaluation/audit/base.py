@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from patchwork.analysis.inputs import to_double, to_double_values
 from patchwork.data import BaseDataModule, Batch
 from patchwork.data.base import Split
 from patchwork.data.rng import make_rng
-from patchwork.models.patch_embed import PatchEmbed
 from patchwork.tasks import Task
 
 NUM_SAMPLES = 16  # of a batch
@@ -55,20 +55,7 @@ class AuditContext:
 def first_batch(data: BaseDataModule, split: Split) -> Batch:
     """Return the first samples of a split, in double precision."""
     batch = data.make_batch(split, (0, 0), slice(None))
-    return {name: tensor_to_double(values[:NUM_SAMPLES]) for name, values in batch.items()}
-
-
-def to_double(task: Task) -> Task:
-    """Return a copy of a task that computes in double precision throughout."""
-    task = deepcopy(task).double()
-    for module in task.modules():
-        if isinstance(module, PatchEmbed):
-            module.precision = 32
-    return task
-
-
-def tensor_to_double(values: Tensor) -> Tensor:
-    return values.double() if values.is_floating_point() else values
+    return {name: to_double_values(values[:NUM_SAMPLES]) for name, values in batch.items()}
 
 
 def perturb_parameters(task: Task) -> Task:

@@ -1,0 +1,145 @@
+"""What every analysis works on: a task in double precision, and one named set of samples."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from patchwork.analysis.result import NotApplicableError
+from patchwork.data import BaseDataModule
+from patchwork.data.base import Batch, Split
+from patchwork.models.patch_embed import PatchEmbed
+from patchwork.tasks import Predictions, Task
+
+
+@dataclass(frozen=True, eq=False)
+class AnalysisInputs:
+    """A trained task with samples of one split; an analysis changes neither.
+
+    Args:
+        task: a copy in double precision and evaluation mode, without gradients of its parameters, see `from_task`.
+        data: data module of the samples, set up.
+        split: the split that samples are from.
+        predictions: saved predictions by split, of the weights of the task; those of `split` may be missing.
+        untrained: the task with new weights, the control of methods that explain; None if there is none.
+    """
+
+    task: Task
+    data: BaseDataModule
+    split: Split = "test"
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    untrained: Task | None = None
+
+    @classmethod
+    def from_task(
+        cls,
+        task: Task,
+        data: BaseDataModule,
+        *,
+        split: Split = "test",
+        predictions: Mapping[str, Predictions] | None = None,
+        untrained: Task | None = None,
+    ) -> "AnalysisInputs":
+        """Copy a task to the CPU in double precision; its data module is set up if it was not."""
+        data.prepare_data()
+        data.setup("")
+        control = None if untrained is None else freeze(untrained)
+        return cls(freeze(task), data, split, predictions or {}, control)
+
+    def first(self, count: int) -> Batch:
+        """Return the first samples of the split, all of them if there are fewer."""
+        return self.batch(torch.arange(min(count, self.num_samples)))
+
+    def batch(self, indices: Tensor, split: Split | None = None) -> Batch:
+        """Return samples (n,) by their index in a split, in double precision and in this order."""
+        return select_samples(self.data, split or self.split, indices)
+
+    @property
+    def num_samples(self) -> int:
+        return self.data.num_samples[self.split]
+
+    def saved_predictions(self) -> Predictions:
+        """Return the saved predictions of the split.
+
+        Raises:
+            NotApplicableError: if there are none, as of a generator.
+        """
+        if self.split not in self.predictions:
+            raise NotApplicableError(f"task={type(self.task).__name__.lower()} has no predictions of single samples")
+        return self.predictions[self.split]
+
+
+def select_samples(data: BaseDataModule, split: Split, indices: Tensor) -> Batch:
+    """Return samples (n,) by their index in a split, floating-point values in double precision, in this order.
+
+    Each batch that holds one of them is made once. Those of other lengths, as of longer sums, are padded.
+    """
+    which, offset = indices // data.eval_batch_size, indices % data.eval_batch_size
+    parts: dict[int, Batch] = {}
+    for index in which.unique().tolist():
+        batch = data.make_batch(split, (0, index), slice(None))
+        parts[index] = {name: values[offset[which == index]] for name, values in batch.items()}
+    order = torch.cat([(which == index).nonzero().squeeze(1) for index in parts]).argsort()
+    return {
+        name: to_double_values(pad_to_same([part[name] for part in parts.values()]))[order]
+        for name in next(iter(parts.values()))
+    }
+
+
+def pad_to_same(values: list[Tensor]) -> Tensor:
+    """Concatenate tensors (n_i, S_i, …) to (Σ n_i, max S_i, …), filled up with zeros."""
+    if values[0].ndim == 1:
+        return torch.cat(values)
+    length = max(each.shape[1] for each in values)
+    padded = [
+        torch.cat([each, each.new_zeros(len(each), length - each.shape[1], *each.shape[2:])], dim=1) for each in values
+    ]
+    return torch.cat(padded)
+
+
+def freeze(task: Task) -> Task:
+    """Return a copy of a task on the CPU, in double precision and evaluation mode, without gradients of parameters."""
+    return to_double(task).cpu().eval().requires_grad_(False)
+
+
+def to_double(task: Task) -> Task:
+    """Return a copy of a task that computes in double precision throughout."""
+    task = deepcopy(task).double()
+    for module in task.modules():
+        if isinstance(module, PatchEmbed):
+            module.precision = 32
+    return task
+
+
+def to_double_values(values: Tensor) -> Tensor:
+    return values.double() if values.is_floating_point() else values
+
+
+def top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the predicted class and the runner-up, (B, T) each, of logits (B, T, C); both are 0 if C is 1."""
+    if logits.shape[-1] == 1:
+        zero = torch.zeros(logits.shape[:2], dtype=torch.long)
+        return zero, zero
+    predicted, runner_up = logits.topk(2, dim=-1).indices.unbind(-1)
+    return predicted, runner_up
+
+
+def logit_difference(logits: Tensor, predicted: Tensor, runner_up: Tensor) -> Tensor:
+    """Return what an explanation explains: by how much the logit of an answer exceeds that of another.
+
+    Differences of logits, unlike probabilities, do not saturate, and adding a constant to all logits changes nothing.
+
+    Args:
+        logits: (B, T, C) of T answers, or one number for each (C = 1).
+        predicted: the class of each answer (B, T), as of `top_two` of the unchanged inputs.
+        runner_up: the other class (B, T).
+
+    Returns:
+        Differences (B, T), or the numbers themselves if C is 1.
+    """
+    if logits.shape[-1] == 1:
+        return logits[..., 0]
+    chosen = logits.gather(-1, torch.stack([predicted, runner_up], dim=-1))  # (B, T, 2)
+    return chosen[..., 0] - chosen[..., 1]

@@ -1,0 +1,88 @@
+"""What the tokens of an attention layer stand for: the patches of an image, its cells, or any others.
+
+A model is asked for nothing but its shared parts: a `PatchEmbed`, if it has one, and how many tokens there are.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from patchwork.models.patch_embed import PatchEmbed
+
+Kind = Literal["patches", "cells", "tokens"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of `prefix + rows · cols` tokens.
+
+    Attributes:
+        kind: what they are; `tokens` are any others in a row, as images of a sequence or written digits.
+        rows: rows of their grid.
+        cols: columns of their grid.
+        prefix: tokens before the grid, such as a class token.
+    """
+
+    kind: Kind
+    rows: int
+    cols: int
+    prefix: int = 0
+
+    def __len__(self) -> int:
+        return self.prefix + self.rows * self.cols
+
+    def names(self) -> list[str]:
+        """Return a short name of each token, as `class`, `row 2 col 5` or `3`; rows and columns count from 1."""
+        prefix = ["class"] if self.prefix == 1 else [f"extra {index + 1}" for index in range(self.prefix)]
+        if self.rows == 1:
+            return [*prefix, *(str(col + 1) for col in range(self.cols))]
+        return [*prefix, *(f"row {row + 1} col {col + 1}" for row in range(self.rows) for col in range(self.cols))]
+
+
+def find_places(model: nn.Module, count: int, *, cells: tuple[int, int] | None = None) -> Places:
+    """Return what `count` tokens of an attention layer of a model stand for.
+
+    Args:
+        model: the network.
+        count: number of tokens, as the last dimension of attention weights.
+        cells: rows and columns of the cells of its images, if there are several.
+    """
+    if cells is not None and count == cells[0] * cells[1]:
+        return Places("cells", *cells)
+    embed = find_patch_embed(model)
+    if embed is not None and 0 <= count - embed.grid[0] * embed.grid[1] <= 1:
+        return Places("patches", *embed.grid, prefix=count - embed.grid[0] * embed.grid[1])
+    return Places("tokens", 1, count)
+
+
+def find_patch_embed(model: nn.Module) -> PatchEmbed | None:
+    """Return the module that cuts the images of a model into more than one patch, if there is one."""
+    embeds = [module for module in model.modules() if isinstance(module, PatchEmbed)]
+    return next((embed for embed in embeds if embed.grid != (1, 1)), None)
+
+
+def receptive_fields(embed: PatchEmbed) -> Tensor:
+    """Return which pixels each patch token depends on: (N, 4), the first row, the row after the last, and the columns.
+
+    A stem widens a patch. Attention from or to a token concerns all of its field, not only its patch.
+    """
+    (height, width), (rows, cols) = embed.image_size, embed.grid
+    vertical = [axis_field(embed, index, height) for index in range(rows)]
+    horizontal = [axis_field(embed, index, width) for index in range(cols)]
+    return torch.tensor([[*vertical[row], *horizontal[col]] for row in range(rows) for col in range(cols)])
+
+
+def axis_field(embed: PatchEmbed, index: int, size: int) -> tuple[int, int]:
+    """Return the first pixel along an axis that a patch depends on, and the one after the last."""
+    first = last = index
+    for layer in [embed.proj, *reversed([*embed.stem])]:
+        if isinstance(layer, nn.Conv2d):
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+        elif isinstance(layer, nn.MaxPool2d):
+            kernel, stride, padding = int(layer.kernel_size), int(layer.stride), 0  # type: ignore[arg-type]
+        else:
+            continue
+        first, last = first * stride - padding, last * stride - padding + kernel - 1
+    return max(first, 0), min(last + 1, size)

@@ -1,0 +1,1 @@
+"""The page of a run: `report.html`, one file that needs no network, and the results that it draws."""

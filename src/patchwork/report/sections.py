@@ -1,0 +1,28 @@
+"""The figures of a page, in the order of the page.
+
+A figure `name` has a module `patchwork.analysis.<name>` with `analyze(inputs)`, which returns a `Result` or raises
+`NotApplicableError`, and a module `patchwork.figures.<name>` with `render(result)`, which returns a `Rendered`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of a page.
+
+    Attributes:
+        name: of its two modules, of its files and of its anchor in the page.
+        title: its heading.
+        short: whether it is quick enough for the page that every training ends with.
+    """
+
+    name: str
+    title: str
+    short: bool = False
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("confusion", "What is confused with what", short=True),
+    Section("calibration", "How far its probabilities can be trusted", short=True),
+)

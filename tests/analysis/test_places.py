@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import Tensor
+
+from patchwork.analysis.places import Places, find_places, receptive_fields
+from patchwork.models import EncoderDecoder, ViT
+from patchwork.models.patch_embed import ConvLayer, ConvStem, PatchEmbed
+
+STEMS: list[list[ConvLayer]] = [
+    [],
+    [{"channels": 4, "kernel": 5, "stride": 2}, {"channels": 4, "kernel": 3}],
+    [{"channels": 4, "kernel": 3, "pool": 2}, {"channels": 4, "kernel": 3, "stride": 2}],
+]
+
+
+def gradient_support(embed: PatchEmbed, token: int) -> Tensor:
+    """Return the box of pixels on which a token depends in any of several random images."""
+    image = torch.randn(200, 1, *embed.image_size, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(embed(image)[:, token].abs().sum(), image)
+    used = (gradient != 0).any(dim=0)[0]
+    rows, cols = used.any(dim=1).nonzero(), used.any(dim=0).nonzero()
+    return torch.stack([rows.min(), rows.max() + 1, cols.min(), cols.max() + 1])
+
+
+@pytest.mark.parametrize("layers", STEMS, ids=["linear", "strides", "pool"])
+def test_receptive_field_is_the_support_of_the_gradient(layers: list[ConvLayer]) -> None:
+    torch.manual_seed(0)
+    embed = PatchEmbed(image_size=(16, 24), patch_size=4, in_channels=1, embed_dim=3, stem=ConvStem(layers=layers))
+    fields = receptive_fields(embed.double().eval())
+    assert fields.shape == (24, 4)
+    for token in (0, 8, 23):
+        assert torch.equal(fields[token], gradient_support(embed, token))
+    if not layers:
+        assert fields[8].tolist() == [4, 8, 8, 12]
+
+
+def test_places_of_models() -> None:
+    vit = ViT(image_size=12, in_channels=1, num_classes=3, patch_size=4, stem=None, embed_dim=8, num_heads=2)
+    assert find_places(vit, 10) == Places("patches", 3, 3, prefix=1)
+    assert find_places(vit, 9).names()[5] == "row 2 col 3"
+    assert find_places(vit, 10).names()[:2] == ["class", "row 1 col 1"]
+    reader = EncoderDecoder(
+        rows=1, cols=5, cell_size=8, num_classes=10, patch_size=4, stem=None, embed_dim=8, num_heads=2
+    )
+    assert find_places(reader, 20, cells=(1, 5)) == Places("patches", 2, 10)
+    assert find_places(reader, 5, cells=(1, 5)) == Places("cells", 1, 5)
+    assert find_places(reader, 6, cells=(1, 5)) == Places("tokens", 1, 6)
