@@ -47,8 +47,12 @@ def test_files_are_the_same_bytes_and_numbers_of_other_results_stay(tmp_path: Pa
     numbers = json.loads(first["numbers.json"])
     assert list(numbers) == ["example", "other"]
     assert numbers["example"]["share"] == {
-        **{"value": 0.5, "n": 7, "unit": "digits"},
-        **{"low": 0.1, "high": 0.9, "interval": "Wilson"},
+        "value": 0.5,
+        "n": 7,
+        "unit": "digits",
+        "low": 0.1,
+        "high": 0.9,
+        "interval": "Wilson",
     }
 
 
