@@ -4,7 +4,8 @@
 2. A training step under the Trainer, with logging, progress bar and checkpoints, compared with a plain PyTorch loop.
 3. Making a batch, compared with a training step.
 4. A training step with fused attention, compared with plain matrix products.
-5. Generating digits with caches, compared with recomputing the prefix for each patch, with the same weights and noise,
+5. A forward pass after interventions in a network have ended, and while they are at work, compared with one before.
+6. Generating digits with caches, compared with recomputing the prefix for each patch, with the same weights and noise,
    and with a lower bound from counted operations and bytes.
 
 Each pair is interleaved for several rounds, and the median of the ratios is printed.
@@ -14,6 +15,7 @@ import statistics
 from typing import NamedTuple
 
 from .generation import generation_benchmarks
+from .interventions import idle_benchmarks
 from .startup import first_step, library_imports
 from .timing import interleave, median_ratio
 from .training import attention_benchmarks, training_benchmarks
@@ -30,11 +32,14 @@ def main() -> None:
     startup = interleave(first_step, library_imports)
     training = interleave(*training_benchmarks())
     attention = interleave(*attention_benchmarks())
+    idle = interleave(*idle_benchmarks())
     rows = [
         Row("start to first step / imports alone (s)", [(step, imports) for step, imports in startup]),
         Row("step under the Trainer / plain loop (ms)", [(trainer, plain) for trainer, plain, _ in training]),
         Row("making a batch / plain step (ms)", [(batch, plain) for _, plain, batch in training]),
         Row("step with fused attention / plain (ms)", [(fused, plain) for fused, plain in attention]),
+        Row("forward after interventions / before (ms)", [(after, before) for after, before, _ in idle]),
+        Row("forward during interventions / before (ms)", [(during, before) for _, before, during in idle]),
     ]
     rates = []
     for num_images in (64, 1):

@@ -33,6 +33,14 @@ def test_fused_and_plain_attention_are_timed_with_equal_losses() -> None:
     assert plain > 0
 
 
+def test_idle_interventions_are_timed() -> None:
+    from benchmarks.interventions import idle_benchmarks
+    from benchmarks.timing import interleave
+
+    ((after, before, during),) = interleave(*idle_benchmarks("data.eval_batch_size=16", "data.val_size=16"), rounds=1)
+    assert min(after, before, during) > 0
+
+
 def test_generation_takes_longer_than_its_lower_bound() -> None:
     from benchmarks.generation import generation_benchmarks
     from benchmarks.timing import interleave
