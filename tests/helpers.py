@@ -25,6 +25,7 @@ CONF = ROOT / "conf"
 TINY = [  # a whole run in about a second
     "dataset=uci",
     "callbacks=none",
+    "report=none",
     "model.stem=null",
     "model.patch_size=14",
     "model.embed_dim=16",

@@ -1,13 +1,10 @@
 import pytest
 import torch
+from analysis_helpers import build_small
 from helpers import TINY
 
 from patchwork.analysis.inputs import AnalysisInputs, logit_difference, select_samples, top_two
 from patchwork.analysis.result import NotApplicableError
-from patchwork.data import BaseDataModule
-from patchwork.runs.build import build
-from patchwork.runs.compose import compose
-from patchwork.tasks import Task
 
 TASKS = {
     "seq2seq": TINY,
@@ -16,13 +13,6 @@ TASKS = {
     "anchor": ["task=anchor", "dataset=uci"],
     "icons": ["task=icons"],
 }
-
-
-def build_small(overrides: list[str]) -> tuple[BaseDataModule, Task]:
-    data, task = build(compose([*overrides, "data.eval_batch_size=16"]))
-    data.prepare_data()
-    data.setup("")
-    return data, task
 
 
 @pytest.mark.parametrize("name", TASKS)

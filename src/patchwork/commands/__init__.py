@@ -6,6 +6,7 @@ COMMANDS = {
     "audit": "check that a model does what it claims",
     "generate": "generate images with a trained model",
     "predict": "write the predictions of a run as a table",
+    "report": "write the page of a run: figures of what it does and why",
     "runs": "list runs, newest first",
     "sweep": "search for hyperparameters",
     "convert": "convert MNIST from other forms to the files that are read here",

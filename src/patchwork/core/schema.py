@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from annotated_types import Interval, MinLen
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -40,6 +40,7 @@ SCALAR_KEYS: dict[str, Any] = {
     "model_name": Annotated[str, MinLen(1)] | None,
     "seed": Annotated[int, Interval(ge=0, le=2**32 - 1)],
     "checkpoint_every_seconds": NonNegativeFloat,
+    "report": Literal["short", "none"],
     "run_dir": Annotated[str, MinLen(1)] | None,
     "resume": Annotated[str, MinLen(1)] | None,
     "init_from": Annotated[str, MinLen(1)] | None,

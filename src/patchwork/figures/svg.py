@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchwork.figures.style import ERROR, FRAME, GRID, MUTED, PALETTE, TEXT
 
@@ -33,7 +33,7 @@ def figure_svg(figure: Figure, name: str, description: str) -> str:
     import matplotlib
 
     buffer = StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": name, "font.family": "sans-serif"}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": name, "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

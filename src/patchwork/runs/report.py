@@ -13,6 +13,7 @@ from patchwork.core.overrides import shell_command
 from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.data import BaseDataModule
 from patchwork.figures.braille import render, supports_unicode
+from patchwork.report import PAGE_FILE
 from patchwork.runs.mistakes import mistake_samples
 from patchwork.runs.predictions import predictions_path, read_table, to_task
 from patchwork.tasks import Pixels, Sample, Task
@@ -140,6 +141,8 @@ def next_steps(run_dir: Path, task: Task, *, is_trial: bool) -> list[str]:
     """Return the pictures to look at, and commands to type next; those need a result, which a trial is not."""
     pictures = [f"{name}.png" for name in PICTURES if (run_dir / "figures" / f"{name}.png").exists()]
     lines = [f"look at    {run_dir / 'figures'}: {', '.join(pictures)}"] if pictures else []
+    if (run_dir / PAGE_FILE).exists():
+        lines.insert(0, f"open       {run_dir / PAGE_FILE}")
     if is_trial:
         return lines
     if isinstance(task, Pixels):

@@ -33,6 +33,7 @@ RESUMABLE_KEYS = (  # and all below them: where a run computes and what it shows
     "trainer.num_nodes",
     "trainer.profiler",
     "checkpoint_every_seconds",
+    "report",
     "data.num_workers",
     "dataset.root",
     "data.dataset.root",

@@ -238,7 +238,18 @@ def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]
     with Progress("drawing figures"):
         samples = save_figures(run_dir, context.task, context.data, precision)
     write_manifest(run_dir, {**manifest, "status": "finished"})
+    if context.config.get("report", "none") == "short" and "test/loss" in manifest["metrics"]:
+        save_page(context, run_dir)
     return samples
+
+
+def save_page(context: TrainingContext, run_dir: Path) -> None:
+    """Write the short page of a run."""
+    from patchwork.report.build import write_short_page
+    from patchwork.runs.page import describe_run, saved_inputs
+
+    inputs = saved_inputs(run_dir, context.task, context.data)
+    write_short_page(describe_run(run_dir, context.config), inputs)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from patchwork.models.protocols import Locates
 from patchwork.tasks.base import Sample
 from patchwork.tasks.image_sequence import ImageSequenceTask, concat_horizontally
 from patchwork.tasks.metrics import Accuracy, RunningFraction
-from patchwork.tasks.predictions import Predictions, to_float32
+from patchwork.tasks.predictions import ClassAnswers, Predictions, to_float32
 from patchwork.tasks.summary import summarize_accuracy
 
 
@@ -56,7 +56,7 @@ class RandomLocalization(Localization):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("correct", torch.zeros(1, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(1), dist_reduce_fx="sum")
 
     def update(self, mask: Tensor, match: Tensor) -> None:
         """Add masks (B, S), true where there is an image, and matches (B, S)."""
@@ -119,6 +119,17 @@ class Anchor(ImageSequenceTask):
         logits = to_float32(outputs)
         log_probs = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)  # (B, 2)
         return self.make_predictions(batch, target, (outputs > 0).long(), log_probs)
+
+    def class_answers(self, predictions: Predictions) -> dict[str, ClassAnswers]:
+        assert predictions.target is not None
+        rows = torch.arange(len(predictions))
+        zero = torch.zeros_like(rows)
+        names = tuple(self.format_answers(torch.tensor([False, True])))
+        return {
+            "anchor": ClassAnswers(
+                predictions.target, predictions.prediction, rows, zero, torch.full_like(rows, -1), names
+            )
+        }
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(2)

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from patchwork.core.errors import ConfigError, NumericError
 from patchwork.core.schema import choice_name
 from patchwork.data.base import Batch, Split
-from patchwork.tasks.predictions import Predictions
+from patchwork.tasks.predictions import ClassAnswers, Predictions
 from patchwork.tasks.summary import summarize_accuracy
 
 BASE_CHECKS = (
@@ -186,6 +186,14 @@ class Task(pl.LightningModule):
         """
         outputs = self.forward(batch)
         return outputs[:, None, None] if outputs.ndim == 1 else outputs[:, None]
+
+    def class_answers(self, predictions: Predictions) -> dict[str, ClassAnswers]:
+        """Return the answers of a table that are classes, by what they are about; none if there are none.
+
+        Args:
+            predictions: with targets.
+        """
+        return {}
 
     def image_free_loss(self, batch: Batch) -> float:
         """Return the loss of the best prediction that depends on no image; as a rule, that of a uniform one."""

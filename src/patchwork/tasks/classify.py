@@ -6,16 +6,16 @@ Follows the sequence project (CNN) and the ViT project, see `docs/references.md`
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassCalibrationError
 
 from patchwork.data.base import Batch, Split
 from patchwork.models.ensemble import Ensemble, log_mean_prob
 from patchwork.tasks.base import BASE_CHECKS, Task
-from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
-from patchwork.tasks.predictions import Predictions, log_softmax
+from patchwork.tasks.metrics import Accuracy, CalibrationError, GroupedAccuracy
+from patchwork.tasks.predictions import ClassAnswers, Predictions, log_softmax
 
 
 class Classify(Task):
@@ -42,7 +42,7 @@ class Classify(Task):
         return {
             "accuracy": Accuracy(),
             "class_accuracy": GroupedAccuracy("class_accuracy", classes),
-            "calibration_error": MulticlassCalibrationError(self.num_classes, n_bins=15),
+            "calibration_error": CalibrationError(),
         }
 
     def step(self, batch: Batch, split: Split) -> Tensor:
@@ -55,12 +55,23 @@ class Classify(Task):
                 split,
                 accuracy=(preds, label),
                 class_accuracy=(preds, label, label),
-                calibration_error=(logits.softmax(dim=1), label),
+                calibration_error=(logits.softmax(dim=1).amax(dim=1), preds == label),
             )
         return F.cross_entropy(logits, label)
 
     def predictions(self, batch: Batch, outputs: Tensor) -> Predictions:
         return self.make_predictions(batch, batch.get("label"), outputs.argmax(dim=1), log_softmax(outputs))
+
+    def class_answers(self, predictions: Predictions) -> dict[str, ClassAnswers]:
+        assert predictions.target is not None
+        names = self.class_names or tuple(map(str, range(self.num_classes)))
+        rows = torch.arange(len(predictions))
+        zero = torch.zeros_like(rows)
+        return {
+            "class": ClassAnswers(
+                predictions.target, predictions.prediction, rows, zero, predictions.image_ids[:, 0], tuple(names)
+            )
+        }
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.num_classes)

@@ -18,7 +18,7 @@ from patchwork.data.sources.icons import FACTORS, LABELS, PERSONS, TENSES, VERBS
 from patchwork.models.ensemble import Ensemble, log_mean_prob
 from patchwork.tasks.base import BASE_CHECKS, Task
 from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
-from patchwork.tasks.predictions import Predictions, log_softmax
+from patchwork.tasks.predictions import ClassAnswers, Predictions, log_softmax
 
 NAMES = {"verb": list(VERBS), "tense": list(TENSES), "person": list(PERSONS)}
 
@@ -115,6 +115,23 @@ class Icons(Task):
         for name, size in zip(reversed(self.factors), reversed(self.factor_sizes), strict=True):
             factors[name], classes = classes % size, classes // size
         return factors
+
+    def class_answers(self, predictions: Predictions) -> dict[str, ClassAnswers]:
+        """Return the verbs, tenses and persons of icons, as far as they are part of a class."""
+        assert predictions.target is not None
+        targets, preds = self.unravel_classes(predictions.target), self.unravel_classes(predictions.prediction)
+        rows = torch.arange(len(predictions))
+        return {
+            name: ClassAnswers(
+                targets[name],
+                preds[name],
+                rows,
+                torch.zeros_like(rows),
+                predictions.image_ids[:, 0],
+                tuple(NAMES[name]),
+            )
+            for name in self.factors
+        }
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.num_classes)

@@ -83,6 +83,29 @@ class Predictions:
         return cls.from_tensors(rows)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassAnswers:
+    """Answers that are classes, to be counted against their targets.
+
+    Attributes:
+        target: (n,) classes, as indices into `names`.
+        prediction: (n,) as indices into `names` and then `others`.
+        sample: (n,) the row of the sample in its table.
+        cell: (n,) the cell of the sample's image that the answer is about.
+        image_id: (n,) the image that the answer is about, see `Predictions`; -1 if it is unknown.
+        names: names of the classes.
+        others: names of answers that are no class, such as the end of a sequence.
+    """
+
+    target: Tensor
+    prediction: Tensor
+    sample: Tensor
+    cell: Tensor
+    image_id: Tensor
+    names: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Return the log-probabilities (…, C) of logits (…, C), in float32 at least, as bfloat16 has two digits."""
     return to_float32(logits).log_softmax(dim=-1)

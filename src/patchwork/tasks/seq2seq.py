@@ -22,7 +22,7 @@ from patchwork.models.ensemble import EncoderDecoderEnsemble
 from patchwork.tasks.autoregressive import AutoregressiveTask
 from patchwork.tasks.base import BASE_CHECKS, Sample, to_unit_range
 from patchwork.tasks.metrics import Accuracy, RunningFraction
-from patchwork.tasks.predictions import Predictions, log_softmax
+from patchwork.tasks.predictions import ClassAnswers, Predictions, log_softmax
 from patchwork.tasks.summary import summarize_accuracy
 
 
@@ -113,6 +113,30 @@ class Seq2Seq(AutoregressiveTask):
     def answer_logits(self, batch: Batch, answers: Tensor | None = None) -> Tensor:
         """Return the logits (B, T, V) along decoded answers (B, T), by default those that are decoded greedily."""
         return self.logits(batch, self.generate_tokens(batch) if answers is None else answers)
+
+    def class_answers(self, predictions: Predictions) -> dict[str, ClassAnswers]:
+        """Return the answers of all cells and of each; those before the end of a sequence may be its end."""
+        assert predictions.target is not None
+        count, length = predictions.prediction.shape
+        sample = torch.arange(count)[:, None].expand(count, length)
+        cell = torch.arange(length).expand(count, length)
+        image_id = predictions.image_ids.expand(-1, length)  # of whole images, if not of cells
+        names = tuple(map(str, range(self.model.bos_id)))
+        cells = {
+            f"row {i // self.model.cols + 1}, col {i % self.model.cols + 1}": slice(i, i + 1) for i in range(length)
+        }
+        return {
+            name: ClassAnswers(
+                predictions.target[:, part].flatten(),
+                predictions.prediction[:, part].flatten(),
+                sample[:, part].flatten(),
+                cell[:, part].flatten(),
+                image_id[:, part].flatten(),
+                names,
+                ("begin", "end"),
+            )
+            for name, part in {"all cells": slice(None), **cells}.items()
+        }
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.model.eos_id + 1)

@@ -1,0 +1,61 @@
+"""Write the page of a run: figures of what its model does and why, in one file that needs no network."""
+
+from typing import TYPE_CHECKING, Literal
+
+from patchwork.commands.app import call_command
+from patchwork.core.errors import ConfigError
+from patchwork.core.suggest import closest
+from patchwork.core.types import PathStr
+
+if TYPE_CHECKING:
+    from patchwork.report.sections import Section
+
+
+def command(args: list[str]) -> int:
+    return call_command("report", report, args)
+
+
+def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = "all") -> None:
+    """Write the page of a run: figures of what its model does and why, in one file that needs no network.
+
+    The page is report.html in the run directory. The results that it draws are in its directory report: one .npz file
+    for each figure, and their headline numbers in numbers.json.
+
+    Args:
+        run: a run directory.
+        figures: all, none, or the names of figures, as [confusion,calibration].
+
+    Raises:
+        PatchworkError: of the kind that says what is wrong.
+    """
+    chosen = choose_figures(figures)
+    import patchwork.core.fast_import  # noqa: F401
+    from patchwork.report.build import write_page
+    from patchwork.runs.page import describe_run, make_inputs
+    from patchwork.runs.run import Run
+
+    loaded = Run.load(run)
+    path = write_page(describe_run(loaded.run_dir, loaded.config), make_inputs(loaded), chosen)
+    print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
+
+
+def choose_figures(figures: str | list[str]) -> "list[Section]":
+    """Return the figures of these names, in the order of the page.
+
+    Raises:
+        ConfigError: if there is no such figure.
+    """
+    from patchwork.report.sections import SECTIONS
+
+    names = [figures] if isinstance(figures, str) else figures
+    if names == ["all"]:
+        return [*SECTIONS]
+    if names == ["none"]:
+        return []
+    known = [section.name for section in SECTIONS]
+    for name in names:
+        if name not in known:
+            meant = closest(name, known)
+            hint = f" (did you mean {meant}?)" if meant else ""
+            raise ConfigError(f"figures={name} is not allowed{hint}: use all, none, or a list of {', '.join(known)}")
+    return [section for section in SECTIONS if section.name in names]

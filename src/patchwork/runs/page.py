@@ -1,0 +1,53 @@
+"""What the page of a run is made of: its description, and its task with saved predictions."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.data import BaseDataModule
+from patchwork.report.build import RunDescription
+from patchwork.runs.differences import config_overrides, to_plain
+from patchwork.runs.manifest import check_dataset, read_manifest
+from patchwork.runs.predictions import predictions_path, read_table
+from patchwork.runs.run import Run
+from patchwork.runs.run_dir import choice_names
+from patchwork.tasks import Predictions, Task
+
+
+def describe_run(run_dir: Path, config: DictConfig) -> RunDescription:
+    """Return what is said of a run on its page."""
+    task, model = choice_names(config)
+    plain = to_plain(config)
+    return RunDescription(
+        run_dir=run_dir,
+        task=task,
+        model=model,
+        config=plain,
+        config_text=OmegaConf.to_yaml(config),
+        manifest=read_manifest(run_dir),
+        overrides=config_overrides(plain),
+    )
+
+
+def make_inputs(run: Run) -> AnalysisInputs:
+    """Return the inputs of analyses of a run; predictions of validation and test that are not saved are made now.
+
+    Raises:
+        DataError: if the data set on this machine is not that of the run.
+    """
+    run.data.prepare_data()
+    check_dataset(run.manifest, run.data)
+    saves = run.task.saves_predictions
+    predictions = {"val": run.predictions("val"), "test": run.predictions("test")} if saves else {}
+    return AnalysisInputs.from_task(run.task, run.data, predictions=predictions)
+
+
+def saved_inputs(run_dir: Path, task: Task, data: BaseDataModule) -> AnalysisInputs:
+    """Return the inputs of analyses with the predictions that a training has saved."""
+    predictions: dict[str, Predictions] = {}
+    for split in ("val", "test"):
+        path = predictions_path(run_dir, split)
+        if path.exists():
+            predictions[split] = read_table(path)[0]
+    return AnalysisInputs.from_task(task, data, predictions=predictions)

@@ -1,0 +1,88 @@
+"""Whether probabilities are as often right as they say, judged against what perfectly calibrated ones would show.
+
+A perfect forecaster does not score 0: with n samples, its measured error has a distribution, which is sampled here
+(Roelofs et al. 2022, https://arxiv.org/abs/2012.08668). The reliability curve is the isotonic regression of outcomes on
+probabilities, without bins (CORP: Dimitriadis, Gneiting and Jordan 2021, https://doi.org/10.1073/pnas.2016191118).
+
+n samples; `probs` (n,) of being right, `right` (n,) whether they were.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_BINS = 15
+
+
+class BrierScore(NamedTuple):
+    """The mean squared error of probabilities, and its parts: score = miscalibration − discrimination + uncertainty."""
+
+    score: float
+    miscalibration: float
+    discrimination: float
+    uncertainty: float
+
+
+def isotonic_fit(probs: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the calibrated probability (n,) of each sample: the nondecreasing function of `probs` nearest to `right`.
+
+    Samples of equal probability have one value.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    unique, which, counts = np.unique(probs, return_inverse=True, return_counts=True)
+    shares = np.bincount(which, weights=right, minlength=len(unique)) / counts
+    fitted: np.ndarray = isotonic_regression(shares, sample_weight=counts.astype(float))
+    return fitted[which]
+
+
+def brier_score(probs: np.ndarray, right: np.ndarray) -> BrierScore:
+    """Return the Brier score and its CORP decomposition, whose parts are never negative."""
+    fitted, base = isotonic_fit(probs, right), right.mean()
+    score, recalibrated, uncertainty = (float(np.mean((p - right) ** 2)) for p in (probs, fitted, base))
+    return BrierScore(score, score - recalibrated, uncertainty - recalibrated, uncertainty)
+
+
+def calibration_error(probs: np.ndarray, right: np.ndarray, *, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Return the expected calibration error over bins of equal mass.
+
+    Args:
+        probs: (n,) probabilities of being right.
+        right: (…, n) outcomes, of one experiment or several.
+        num_bins: number of bins, each of as many samples.
+
+    Returns:
+        Errors (…).
+    """
+    order = np.argsort(probs, kind="stable")
+    gaps = (right[..., order] - probs[order]).astype(float)
+    starts = np.arange(num_bins) * len(probs) // num_bins
+    starts = np.unique(starts[starts < len(probs)])
+    return np.abs(np.add.reduceat(gaps, starts, axis=-1)).sum(axis=-1) / len(probs)
+
+
+def perfect_outcomes(probs: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return outcomes (count, n) of experiments in which every probability is exactly right."""
+    return rng.random((count, len(probs))) < probs
+
+
+def p_value(observed: float, perfect: np.ndarray) -> float:
+    """Return how probable at least as large an error is if the probabilities are right, given simulated errors (m,)."""
+    return float((1 + (perfect >= observed).sum()) / (1 + len(perfect)))
+
+
+def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
+    """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        logits: (n, C), or log-probabilities.
+        target: (n,) classes.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(target)), target]).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-4}).x))

@@ -1,0 +1,81 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import TINY
+
+from patchwork.figures.rendered import Rendered
+from patchwork.report import build
+from patchwork.report.sections import SECTIONS
+
+Command = Callable[..., int]
+NAMES = [section.name for section in SECTIONS]
+
+
+def test_page_of_a_run_has_every_figure_and_is_the_same_bytes(
+    command: Command, run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("report", f"run={run_copy}") == 0
+    assert capsys.readouterr().out.startswith(f"{run_copy / 'report.html'} (")
+    page = (run_copy / "report.html").read_bytes()
+    assert len(page) < 1_000_000
+    assert all(f'<section id="{name}">' in page.decode() for name in NAMES)
+    numbers = json.loads((run_copy / "report" / "numbers.json").read_text())
+    assert {*numbers} == {path.stem for path in (run_copy / "report").glob("*.npz")}
+    assert command("report", f"run={run_copy}") == 0
+    assert (run_copy / "report.html").read_bytes() == page
+
+
+@pytest.mark.parametrize(("figures", "shown"), [("none", []), ("confusion", ["confusion"]), ("all", NAMES)])
+def test_figures_are_chosen(
+    command: Command, run_copy: Path, monkeypatch: pytest.MonkeyPatch, figures: str, shown: list[str]
+) -> None:
+    made = []
+    empty = build.PageSection("name", "title", Rendered("", ""))
+    monkeypatch.setattr(build, "figure_section", lambda section, *_: made.append(section.name) or empty)
+    assert command("report", f"run={run_copy}", f"figures={figures}") == 0
+    assert made == shown
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["figures=confusoin"], "figures=confusoin is not allowed (did you mean confusion?): use all, none, or a list of"),
+        (["figures=[confusion,x]"], "figures=x is not allowed: use"),
+        (["figure=all"], "did you mean figures"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_write_nothing(
+    command: Command, run_copy: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    assert command("report", f"run={run_copy}", *args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (run_copy / "report.html").exists()
+
+
+def test_training_ends_with_a_short_page(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    overrides = [each for each in TINY if each != "report=none"]
+    assert command("train", *overrides, f"run_dir='{name}'") == 0
+    assert "open       " in capsys.readouterr().out
+    page = (tmp_path / name / "report.html").read_text()
+    assert "onerror" in page
+    assert "<img src=x" not in page
+    assert "was trained for seq2seq on uci" in page
+
+
+def test_a_page_that_fails_loses_no_run(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(build, "write_page", fail)
+    overrides = [each for each in TINY if each != "report=none"]
+    assert command("train", *overrides, "run_dir=run") == 0
+    assert "warning: run/report.html was not written: RuntimeError: no page" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"

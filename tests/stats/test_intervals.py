@@ -1,0 +1,48 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from patchwork.stats.intervals import clustered_wilson, mean_interval, sampling_std, wilson
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (9_960, 10_000)])
+def test_wilson_interval_is_that_of_scipy(successes: int, n: int) -> None:
+    expected = binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high))
+
+
+def test_nothing_counted_leaves_everything_possible() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert mean_interval(np.array([1.0])) == (-math.inf, math.inf)
+
+
+def test_mean_interval_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [mean_interval(rng.normal(size=5)) for _ in range(2000)]
+    assert np.mean([low < 0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_sampling_std_is_that_of_a_binomial_share() -> None:
+    shares = np.random.default_rng(0).binomial(10_000, 0.996, 4000) / 10_000
+    assert sampling_std(0.004, 10_000) == pytest.approx(shares.std(), rel=0.05)
+
+
+def test_interval_of_clusters_covers_the_share_where_that_of_samples_does_not() -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        unit = rng.integers(0, 2000, 8000)  # each unit about four times, always right or always wrong
+        success = (rng.random(2000) < 0.9)[unit]
+        intervals = clustered_wilson(success, unit), wilson(success.sum(), len(success))
+        covered.append([low < 0.9 < high for low, high in intervals])
+    clustered, naive = np.mean(covered, axis=0)
+    assert 0.93 < clustered < 0.97
+    assert naive < 0.75
+
+
+def test_clusters_of_one_are_samples() -> None:
+    success = np.random.default_rng(0).random(500) < 0.3
+    assert clustered_wilson(success, np.arange(500)) == pytest.approx(wilson(success.sum(), 500))
+    assert clustered_wilson(np.ones(8, bool), np.arange(8) // 4)[0] == pytest.approx(wilson(2, 2)[0])
