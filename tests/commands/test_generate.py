@@ -15,6 +15,7 @@ SMALL = [
     "task=pixels",
     "model=pixel_transformer_tiny",
     "dataset=uci",
+    "report=none",
     "callbacks=none",
     "data.batch_size=8",
     "data.eval_batch_size=8",

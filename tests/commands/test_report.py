@@ -41,7 +41,10 @@ def test_figures_are_chosen(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["figures=confusoin"], "figures=confusoin is not allowed (did you mean confusion?): use all, none, or a list of"),
+        (
+            ["figures=confusoin"],
+            "figures=confusoin is not allowed (did you mean confusion?): use all, none, or a list of",
+        ),
         (["figures=[confusion,x]"], "figures=x is not allowed: use"),
         (["figure=all"], "did you mean figures"),
     ],
@@ -55,9 +58,7 @@ def test_wrong_arguments_are_one_line_and_write_nothing(
     assert not (run_copy / "report.html").exists()
 
 
-def test_training_ends_with_a_short_page(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_ends_with_a_short_page(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "<img src=x onerror=alert(1)>"
     overrides = [each for each in TINY if each != "report=none"]
     assert command("train", *overrides, f"run_dir='{name}'") == 0

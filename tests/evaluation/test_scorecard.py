@@ -41,6 +41,7 @@ from patchwork.training.schedulers import constant
 
 SMALL = [
     "dataset=uci",
+    "report=none",
     "callbacks=none",
     "trainer.max_steps=2",
     "data.samples_per_epoch=256",

@@ -34,6 +34,7 @@ from patchwork.training.trainer import make_trainer
 TINY_CLASSIFY = [
     "task=classify",
     "dataset=uci",
+    "report=none",
     "model.stem=null",
     "model.patch_size=14",
     "model.embed_dim=16",

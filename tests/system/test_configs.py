@@ -14,6 +14,7 @@ from patchwork.runs.compose import compose
 Command = Callable[..., int]
 SHORT = [
     "dataset=uci",
+    "report=none",
     "data.batch_size=4",
     "data.eval_batch_size=4",
     "trainer.max_epochs=1",

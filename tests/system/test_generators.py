@@ -21,6 +21,7 @@ from patchwork.tasks.base import BASE_CHECKS
 PLUGINS = Path(__file__).parents[1] / "plugins"
 SMALL = [
     "dataset=uci",
+    "report=none",
     "callbacks=none",
     "data.samples_per_epoch=256",
     "data.eval_batch_size=16",

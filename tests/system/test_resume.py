@@ -16,7 +16,7 @@ import torch
 from patchwork.training.checkpoint_io import read_checkpoint
 
 Train = Callable[..., dict[str, Any]]
-COMMON = ["dataset=uci", "callbacks.show_samples=null", "trainer.log_every_n_steps=3"]
+COMMON = ["dataset=uci", "report=none", "callbacks.show_samples=null", "trainer.log_every_n_steps=3"]
 SEQ2SEQ = [
     *COMMON,
     "optimizer=muon",

@@ -238,7 +238,8 @@ def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]
     with Progress("drawing figures"):
         samples = save_figures(run_dir, context.task, context.data, precision)
     write_manifest(run_dir, {**manifest, "status": "finished"})
-    if context.config.get("report", "none") == "short" and "test/loss" in manifest["metrics"]:
+    is_result = "test/loss" in manifest["metrics"] and "trial" not in manifest
+    if is_result and context.config.get("report", "none") == "short":
         save_page(context, run_dir)
     return samples
 
