@@ -5,7 +5,7 @@ import torch
 from analysis_helpers import build_small, planted_predictions
 from torch import Tensor
 
-from patchwork.analysis.calibration import Calibration, analyze, error_probability
+from patchwork.analysis.calibration import Calibration, analyze, part_error_probability, whole_error_probability
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import NotApplicableError
 from patchwork.figures.calibration import render
@@ -54,13 +54,15 @@ def test_curve_of_a_calibrated_model_is_within_its_band() -> None:
 def test_small_probabilities_of_errors_are_not_rounded_to_zero() -> None:
     log_probs = torch.tensor([[0.0, -40.0], [-1e-3, math.log(-math.expm1(-1e-3))]])
     predictions = planted_predictions(torch.tensor([0, 0]), torch.tensor([0, 0]), log_probs)
-    assert error_probability(predictions).tolist() == pytest.approx([math.exp(-40), -math.expm1(-1e-3)], rel=1e-4)
+    assert whole_error_probability(part_error_probability(predictions)).tolist() == pytest.approx(
+        [math.exp(-40), -math.expm1(-1e-3)], rel=1e-4
+    )
 
 
 def test_probability_of_a_sequence_is_the_product_over_its_tokens() -> None:
     probs = torch.tensor([[[0.9, 0.1], [0.3, 0.7]]])
     predictions = planted_predictions(torch.tensor([[0, 1]]), torch.tensor([[0, 1]]), probs.log())
-    assert float(error_probability(predictions)) == pytest.approx(1 - 0.9 * 0.7)
+    assert float(whole_error_probability(part_error_probability(predictions))) == pytest.approx(1 - 0.9 * 0.7)
 
 
 def test_models_without_probabilities_are_refused() -> None:

@@ -16,7 +16,7 @@ def make_probs(rng: np.random.Generator, n: int = 1000) -> np.ndarray:
 
 
 def measured_p(probs: np.ndarray, right: np.ndarray) -> float:
-    simulated = calibration_error(probs, perfect_outcomes(probs, np.random.default_rng(1), 300))
+    simulated = calibration_error(probs, perfect_outcomes(1 - probs[:, None], np.random.default_rng(1), 300))
     return p_value(float(calibration_error(probs, right)), simulated)
 
 
@@ -59,3 +59,13 @@ def test_order_of_samples_does_not_matter() -> None:
 def test_isotonic_fit_is_constant_where_order_is_violated() -> None:
     probs, right = np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 1, 0, 1])
     assert isotonic_fit(probs, right).tolist() == [0, 0.5, 0.5, 1]
+
+
+def test_cells_that_show_one_digit_err_together() -> None:
+    rng = np.random.default_rng(0)
+    units = rng.integers(0, 500, (1000, 4))  # each digit in about eight cells
+    error = rng.uniform(0.01, 0.05, 500)[units]
+    shared = perfect_outcomes(error, rng, 400, units=units).mean(axis=1)
+    independent = perfect_outcomes(error, rng, 400).mean(axis=1)
+    assert shared.mean() == pytest.approx(independent.mean(), abs=0.005)
+    assert shared.std() > 1.8 * independent.std()

@@ -40,6 +40,7 @@ class Calibration(Result):
         rug_wrong: (R,) whether they are.
         n: number of samples.
         unit: what they are.
+        shares_images: whether samples share images, so that their errors are not independent.
         accuracy: share of right answers.
         confidence: mean probability of them.
         error: expected calibration error, 15 bins of equal mass.
@@ -63,6 +64,7 @@ class Calibration(Result):
     rug_wrong: np.ndarray
     n: int
     unit: str
+    shares_images: bool
     accuracy: float
     confidence: float
     error: float
@@ -89,14 +91,15 @@ class Calibration(Result):
         return "overconfident" if self.confidence > self.accuracy else "underconfident"
 
     def numbers(self) -> dict[str, Estimate]:
-        right = round(self.accuracy * self.n)
+        low, high = (None, None) if self.shares_images else wilson(round(self.accuracy * self.n), self.n)
+        interval = "" if self.shares_images else "Wilson"
         numbers = {
             "calibration error": Estimate(self.error, self.n, self.unit),
             "of a perfect model": Estimate(
                 self.perfect_error, self.n, self.unit, 0.0, self.perfect_limit, f"{NUM_RESAMPLES} simulations"
             ),
             "p value": Estimate(self.p_value, self.n, self.unit),
-            "accuracy": Estimate(self.accuracy, self.n, self.unit, *wilson(right, self.n), "Wilson"),
+            "accuracy": Estimate(self.accuracy, self.n, self.unit, low, high, interval),
             "mean confidence": Estimate(self.confidence, self.n, self.unit),
             "Brier score": Estimate(self.brier, self.n, self.unit),
         }
@@ -115,19 +118,22 @@ def analyze(inputs: AnalysisInputs) -> Calibration:
     correct = predictions.correct
     if correct is None or predictions.log_probs is None:
         raise NotApplicableError("the model gives no probabilities of its answers")
-    error, right = error_probability(predictions).numpy(), correct.numpy()
-    curve, simulated = reliability(error, right)
+    part_error, right = part_error_probability(predictions), correct.numpy()
+    error = whole_error_probability(part_error).numpy()
+    outcomes = perfect_outcomes(part_error.numpy(), np.random.default_rng(0), NUM_RESAMPLES, units=units(predictions))
+    simulated = calibration_error(1 - error, outcomes)
     temperature, temperature_n = validation_temperature(inputs)
     measured = float(calibration_error(1 - error, right))
     score = brier_score(1 - error, right)
     shown = np.linspace(0, len(error) - 1, min(NUM_RUG, len(error))).round().astype(int)
     wrong = np.flatnonzero(~right)[:NUM_RUG]
     return Calibration(
-        **curve,
+        **reliability(error, right, outcomes),
         rug=np.concatenate([error[shown], error[wrong]]),
         rug_wrong=np.concatenate([~right[shown], np.ones(len(wrong), dtype=bool)]),
         n=len(error),
         unit=f"{inputs.split} {inputs.task.samples_name}",
+        shares_images=units(predictions) is not None,
         accuracy=float(right.mean()),
         confidence=float(1 - error.mean()),
         error=measured,
@@ -143,8 +149,8 @@ def analyze(inputs: AnalysisInputs) -> Calibration:
     )
 
 
-def error_probability(predictions: Predictions) -> Tensor:
-    """Return the probability (B,) in double precision that an answer is wrong, of a sequence that any token is.
+def part_error_probability(predictions: Predictions) -> Tensor:
+    """Return the probability (B, T) in double precision that an answer is wrong, or each token of a sequence.
 
     It is the sum of the probabilities of all others, which stays exact where 1 − p would be 0 in single precision.
     """
@@ -153,26 +159,33 @@ def error_probability(predictions: Predictions) -> Tensor:
     chosen = predictions.prediction.long()[..., None]
     others = log_probs.scatter(-1, chosen, -torch.inf).logsumexp(dim=-1).exp()  # (B, …)
     whole = log_probs.logsumexp(dim=-1).exp()
-    token_error = (others / whole).reshape(len(log_probs), -1)
-    return -torch.expm1(torch.log1p(-token_error.clamp(max=1 - 1e-12)).sum(dim=1))
+    return (others / whole).reshape(len(log_probs), -1)
 
 
-def reliability(error: np.ndarray, right: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the reliability curve with its consistency band, and simulated calibration errors (m,)."""
-    rng = np.random.default_rng(0)
+def whole_error_probability(part_error: Tensor) -> Tensor:
+    """Return the probability (B,) that any of the parts (B, T) is wrong."""
+    return -torch.expm1(torch.log1p(-part_error.clamp(max=1 - 1e-12)).sum(dim=1))
+
+
+def units(predictions: Predictions) -> np.ndarray | None:
+    """Return the image (B, T) that each token is about, which other samples may share; None if there is none."""
+    ids = predictions.image_ids
+    return ids.numpy() if predictions.prediction.ndim == 2 and ids.shape == predictions.prediction.shape else None
+
+
+def reliability(error: np.ndarray, right: np.ndarray, outcomes: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the reliability curve with its consistency band, given outcomes (m, n) under perfect calibration."""
     probs = 1 - error
-    outcomes = perfect_outcomes(probs, rng, NUM_RESAMPLES)
     order = np.argsort(-error, kind="stable")
     points = order[np.unique(np.linspace(0, len(order) - 1, NUM_POINTS).round().astype(int))]
     perfect = np.stack([1 - isotonic_fit(probs, outcome)[points] for outcome in outcomes])
     low, high = np.quantile(perfect, [0.025, 0.975], axis=0)
-    curve = {
+    return {
         "predicted_error": error[points],
         "observed_error": 1 - isotonic_fit(probs, right)[points],
         "band_low": low,
         "band_high": high,
     }
-    return curve, calibration_error(probs, outcomes)
 
 
 def validation_temperature(inputs: AnalysisInputs) -> tuple[float, int]:

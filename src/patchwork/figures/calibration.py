@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from patchwork.analysis.calibration import Calibration
 
+SHARED = "Cells of different grids that show the same digit are taken to err together. "
 LOWEST, HIGHEST = 1e-6, 0.9  # probabilities of an error that the axes show; smaller ones are drawn at the lowest
 
 
@@ -25,7 +26,7 @@ def render(result: Calibration) -> Rendered:
     caption = (
         f"How often answers are wrong against how often the model expects them to be, for {result.n:,} {result.unit}; "
         "isotonic regression, no bins. The band holds 95 % of what a perfectly calibrated model would show; the marks "
-        "below are single samples. "
+        f"below are single samples. {SHARED if result.shares_images else ''}"
         f"Calibration error {result.error:.2%}, of a perfect model {result.perfect_error:.2%} on average and at most "
         f"{result.perfect_limit:.2%} in 95 % of simulations (p = {result.p_value:.3f}): {result.verdict}."
     )
@@ -100,7 +101,7 @@ def style_log_axes(axes: Axes) -> None:
     axes.xaxis.labelpad = 14
     axes.set_ylabel("observed share of errors", fontsize=SMALL, color=TEXT)
     axes.tick_params(which="both", labelsize=SMALL, labelcolor=MUTED, color=GRID)
-    axes.tick_params(axis="x", pad=14)
+    axes.tick_params(axis="x", pad=20)
     axes.minorticks_off()
     ticks = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     labels = ["≤ 0.0001 %", "0.001 %", "0.01 %", "0.1 %", "1 %", "10 %"]

@@ -13,7 +13,7 @@ HEIGHT = 42  # CSS pixels of a thumbnail
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Return an image (C, height, width) or (height, width), uint8, as the data URI of a PNG."""
+    """Return an image (C, height, width) or (height, width), uint8, of 1, 3 or 4 channels, as the data URI of a PNG."""
     pixels = image if image.ndim == 2 else image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)

@@ -109,7 +109,7 @@ def overview_section(run: RunDescription, task: Task, num_samples: int) -> PageS
     metrics = {name: value for name, value in manifest.get("metrics", {}).items() if name.startswith("test/")}
     rows = [[name.removeprefix("test/"), f"{value:.4f}"] for name, value in sorted(metrics.items())]
     trained = (
-        f"A {run.model} of {manifest['parameters']:,} parameters was trained for {run.task} on {manifest['dataset']} "
+        f"{run.model} ({manifest['parameters']:,} parameters) was trained for {run.task} on {manifest['dataset']} "
         f"({manifest.get('steps', 0):,} steps, {manifest.get('train_seconds', 0):.0f} s, seed {manifest['seed']})."
     )
     claims = [Claim(trained, (), rank=10), *result_claim(run, task, num_samples)]

@@ -24,5 +24,6 @@ class Section:
 
 SECTIONS: tuple[Section, ...] = (
     Section("confusion", "What is confused with what", short=True),
+    Section("attention", "Where it looks", short=True),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

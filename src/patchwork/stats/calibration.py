@@ -61,9 +61,28 @@ def calibration_error(probs: np.ndarray, right: np.ndarray, *, num_bins: int = N
     return np.abs(np.add.reduceat(gaps, starts, axis=-1)).sum(axis=-1) / len(probs)
 
 
-def perfect_outcomes(probs: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return outcomes (count, n) of experiments in which every probability is exactly right."""
-    return rng.random((count, len(probs))) < probs
+def perfect_outcomes(
+    error: np.ndarray, rng: np.random.Generator, count: int, *, units: np.ndarray | None = None
+) -> np.ndarray:
+    """Return outcomes of experiments in which every probability is exactly right.
+
+    A sample is right if all its parts are. Parts of one unit, such as cells that show the same digit, are drawn with
+    one random number, so that they err together: that makes experiments differ from each other as much as they can.
+
+    Args:
+        error: (n, T) probabilities of an error of the T parts of each sample.
+        rng: source of randomness.
+        count: number of experiments.
+        units: (n, T) the unit of each part; None if all are independent.
+
+    Returns:
+        Whether each sample is right (count, n).
+    """
+    which = np.arange(error.size) if units is None else np.unique(units, return_inverse=True)[1].flatten()
+    num_units, outcomes = int(which.max()) + 1, np.empty((count, len(error)), dtype=bool)
+    for outcome in outcomes:
+        outcome[:] = (rng.random(num_units)[which].reshape(error.shape) >= error).all(axis=1)
+    return outcomes
 
 
 def p_value(observed: float, perfect: np.ndarray) -> float:
