@@ -1,11 +1,13 @@
 """What every analysis works on: a task in double precision, and one named set of samples."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchwork.analysis.result import NotApplicableError
 from patchwork.data import BaseDataModule
@@ -143,3 +145,28 @@ def logit_difference(logits: Tensor, predicted: Tensor, runner_up: Tensor) -> Te
         return logits[..., 0]
     chosen = logits.gather(-1, torch.stack([predicted, runner_up], dim=-1))  # (B, T, 2)
     return chosen[..., 0] - chosen[..., 1]
+
+
+@contextmanager
+def cached_patches(model: nn.Module) -> Iterator[None]:
+    """Embed images only once while the context is open: a stem takes most of the time of a network this small.
+
+    The network has to be called with the same images each time; what it computes from their embeddings on may change.
+    """
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, PatchEmbed):
+                stack.enter_context(patch.object(module, "forward", remember(module.forward)))
+        yield
+
+
+def remember(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function that returns its first result for every input of that size."""
+    results: dict[tuple[int, ...], Tensor] = {}
+
+    def cached(image: Tensor) -> Tensor:
+        if image.shape not in results:
+            results[image.shape] = forward(image)
+        return results[image.shape]
+
+    return cached

@@ -25,5 +25,6 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("confusion", "What is confused with what", short=True),
     Section("attention", "Where it looks", short=True),
+    Section("ablation", "What it cannot do without"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

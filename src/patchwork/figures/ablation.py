@@ -1,0 +1,74 @@
+"""What every part is worth: a table of effects with intervals, and the pairs of heads that stand in for each other."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from patchwork.figures.rendered import Claim, Rendered
+
+if TYPE_CHECKING:
+    from patchwork.analysis.ablation import Ablation
+
+MAX_PAIRS = 8
+BAR = 9  # em of the longest bar
+
+
+def render(result: Ablation) -> Rendered:
+    """Render the effects, the most needed part first."""
+    caption = (
+        f"Accuracy lost and loss gained when a part is replaced by its mean, over {result.n} {result.unit}, with 95 % "
+        "intervals over samples; what another sample's activation or zero would cost is beside it. An effect is a "
+        "lower bound, as other parts may step in."
+    )
+    html = f'<div class="columns"><div>{effects_table(result)}</div><div>{pairs_table(result)}</div></div>'
+    return Rendered(html, caption, claims=claims(result))
+
+
+def claims(result: Ablation) -> tuple[Claim, ...]:
+    """Return the sentence about the most needed part."""
+    index = result.order[0]
+    value, low, high = 100 * result.accuracy_drop[index, 0]
+    text = (
+        f"Without {result.parts[index]}, replaced by its mean over samples, its accuracy falls by {value:.1f} points "
+        f"(95 % interval {low:.1f} to {high:.1f}): no other part costs more."
+    )
+    return (Claim(text, (f"accuracy lost without {result.parts[index]}",), rank=60),)
+
+
+def effects_table(result: Ablation) -> str:
+    """Return a row for each part, with a bar of the accuracy that it costs."""
+    longest = max(float(result.accuracy_drop[:, 0, 0].max()), 1e-9)
+    rows = []
+    for index in result.order:
+        drop, (loss, *_) = 100 * result.accuracy_drop[index], result.loss_rise[index, 0]
+        value, low, high = drop[0]
+        width = BAR * max(value, 0) / (100 * longest)
+        bar = f'<span style="display:inline-block;background:var(--c0);height:.7em;width:{width:.2f}em"></span>'
+        rows.append(
+            f'<tr><th scope="row">{escape(result.parts[index])}</th><td style="text-align:left">{bar}</td>'
+            f'<td>{value:.2f} <span class="muted">({low:.2f} – {high:.2f})</span></td><td>{loss + 0:.3f}</td>'
+            f"<td>{drop[1, 0]:.2f}</td><td>{drop[2, 0]:.2f}</td></tr>"
+        )
+    header = "<th scope='col'>left out</th><td></td><th scope='col'>points lost</th><th scope='col'>loss</th>"
+    header += "<th scope='col'>resampled</th><th scope='col'>zero</th>"
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def pairs_table(result: Ablation) -> str:
+    """Return the pairs of heads that cost most beyond the sum of both alone."""
+    upper = np.triu(result.pairs, 1)
+    order = np.argsort(-np.abs(upper).flatten(), kind="stable")[:MAX_PAIRS]
+    rows = []
+    for one, other in zip(*np.unravel_index(order, upper.shape), strict=True):
+        if upper[one, other] != 0:
+            names = f"{escape(result.heads[one])}<br>{escape(result.heads[other])}"
+            rows.append(f'<tr><th scope="row">{names}</th><td>{upper[one, other]:+.3f}</td></tr>')
+    if not rows:
+        return ""
+    return (
+        "<table><caption>Loss of two heads together, beyond the sum of both</caption><thead><tr>"
+        f'<th scope="col">pair</th><th scope="col">nats</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
