@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from patchwork.stats.intervals import clustered_wilson, mean_interval, sampling_std, wilson
+from patchwork.stats.intervals import clustered_wilson, mean_interval, median_interval, sampling_std, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (9_960, 10_000)])
@@ -46,3 +46,9 @@ def test_clusters_of_one_are_samples() -> None:
     success = np.random.default_rng(0).random(500) < 0.3
     assert clustered_wilson(success, np.arange(500)) == pytest.approx(wilson(success.sum(), 500))
     assert clustered_wilson(np.ones(8, bool), np.arange(8) // 4)[0] == pytest.approx(wilson(2, 2)[0])
+
+
+def test_interval_of_the_median_covers_it_whatever_the_distribution() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=50)) for _ in range(1000)]
+    assert 0.94 < np.mean([low < np.log(2) < high for _, low, high in intervals]) < 0.985

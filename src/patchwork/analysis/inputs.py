@@ -149,10 +149,7 @@ def logit_difference(logits: Tensor, predicted: Tensor, runner_up: Tensor) -> Te
 
 @contextmanager
 def cached_patches(model: nn.Module) -> Iterator[None]:
-    """Embed images only once while the context is open: a stem takes most of the time of a network this small.
-
-    The network has to be called with the same images each time; what it computes from their embeddings on may change.
-    """
+    """Embed equal images only once while the context is open: a stem takes most of the time of a network this small."""
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, PatchEmbed):
@@ -161,12 +158,14 @@ def cached_patches(model: nn.Module) -> Iterator[None]:
 
 
 def remember(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function that returns its first result for every input of that size."""
-    results: dict[tuple[int, ...], Tensor] = {}
+    """Return a function that computes its result once for equal inputs."""
+    known: list[tuple[Tensor, Tensor]] = []
 
     def cached(image: Tensor) -> Tensor:
-        if image.shape not in results:
-            results[image.shape] = forward(image)
-        return results[image.shape]
+        for other, result in known:
+            if torch.equal(image, other):
+                return result
+        known.append((image.clone(), forward(image)))
+        return known[-1][1]
 
     return cached

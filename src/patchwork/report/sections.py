@@ -26,5 +26,6 @@ SECTIONS: tuple[Section, ...] = (
     Section("confusion", "What is confused with what", short=True),
     Section("attention", "Where it looks", short=True),
     Section("ablation", "What it cannot do without"),
+    Section("patching", "Which activation carries the answer"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

@@ -55,6 +55,18 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the median of independent values (n,) and its 95 % interval, which takes no distribution for granted.
+
+    The ends are order statistics whose ranks are quantiles of the binomial distribution of n fair coins.
+    """
+    from scipy.stats import binom
+
+    ordered, n = np.sort(values), len(values)
+    low = max(int(binom.ppf((1 - LEVEL) / 2, n, 0.5)) - 1, 0)
+    return float(np.median(values)), float(ordered[low]), float(ordered[n - 1 - low])
+
+
 def sampling_std(error: float, n: int) -> float:
     """Return the standard deviation of an accuracy over test sets of `n` independent samples, at this error rate."""
     return math.sqrt(error * (1 - error) / n)
