@@ -66,6 +66,7 @@ def test_without_an_encoder_each_memory_carries_its_cell_and_nothing_else() -> N
         linear.bias.zero_()
     block.cross_attn.query.weight.copy_(20 * torch.eye(width))
     block.cross_attn.key_value.weight[:width] = 20 * torch.eye(width)
+    block.cross_attn.proj.weight[:, width // block.cross_attn.num_heads :] = 0  # only the first head sees the codes
     block.attn.proj.weight.zero_()
     block.attn.proj.bias.zero_()
     result = analyze(inputs)
