@@ -1,0 +1,191 @@
+"""A comparison as text, as rows of a table, and as a page."""
+
+import math
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
+from patchwork.figures.rendered import Claim, Rendered, html_table
+from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLUS_MINUS = (
+    "± is the standard deviation over seeds (n − 1); 'test set' is by how much one run would vary with other digits"
+)
+
+
+def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return a row of plain values for each setting, the best first; unknown ones are None."""
+    against = {each.label: each for each in comparison.others}
+    rows = []
+    for row in comparison.rows:
+        other = against.get(row.setting.label)
+        rows.append(
+            {
+                "setting": row.setting.label,
+                "runs": len(row.setting.runs),
+                "seeds": [run.seed for run in row.setting.runs],
+                "values": row.setting.values.tolist(),
+                "mean": row.mean,
+                "std_over_runs": known(row.std),
+                "std_of_the_test_set": known(row.test_std),
+                "seconds": known(row.seconds),
+                "parameters": row.parameters,
+                "verdict": "best" if other is None else other.verdict,
+                **({} if other is None else comparison_values(other)),
+            }
+        )
+    return rows
+
+
+def known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def comparison_values(other: SettingComparison) -> dict[str, Any]:
+    """Return what was found of a setting against the best, as plain values."""
+    values: dict[str, Any] = {"below_the_best": other.difference, "seeds_needed": other.seeds}
+    if other.models is not None:
+        values |= {
+            "models_difference": other.models.difference,
+            "models_std_error": other.models.std_error,
+            "models_p_value": other.models.p_value,
+            "models_p_value_holm": other.p_value,
+            "models_detectable": other.models.detectable,
+            "digits": other.models.num_units,
+        }
+    if other.recipe is not None:
+        values |= {"recipe_low": known(other.recipe.low), "recipe_high": known(other.recipe.high)}
+    return values
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return what was found in plain words."""
+    best = comparison.rows[0]
+    found = [f"The best is {best.setting.label}: {comparison.metric} {quantity(best)}."]
+    if len(comparison.rows) > 1 and math.isfinite(comparison.luck):
+        found.append(
+            f"The best of {len(comparison.rows)} equally good settings would lie {100 * comparison.luck:.2f} points "
+            f"above its true value by luck: expect {100 * shrunk(comparison):.2f} % of it."
+        )
+    return [*found, *(f"{other.label}: {describe(other)}." for other in comparison.others)]
+
+
+def shrunk(comparison: Comparison) -> float:
+    """Return the metric of the best setting without the luck of being picked."""
+    sign = 1 if comparison.mode == "max" else -1
+    return comparison.rows[0].mean - sign * comparison.luck
+
+
+def describe(other: SettingComparison) -> str:
+    """Return what can be said of a setting against the best: of the trained models, and of the recipe."""
+    text = f"{100 * other.difference:.2f} points below the best"
+    if other.models is None or other.recipe is None:
+        return f"{text}; it has no run of the same seed with saved answers, so that nothing more can be told"
+    told = "differ" if other.p_value < SIGNIFICANT else "cannot be told apart"
+    text += (
+        f"; the trained models {told} (p = {other.p_value:.3f} over {other.models.num_units} digits, detectable: "
+        f"{100 * other.models.detectable:.2f} points)"
+    )
+    if other.recipe.num_seeds < 2:
+        return f"{text}; one seed tells nothing of the recipe"
+    text += f"; of the recipe, over {other.recipe.num_seeds} seeds: {other.verdict}"
+    return text if other.seeds is None else f"{text} ({other.seeds} seeds each would tell the margin)"
+
+
+def quantity(row: SettingRow) -> str:
+    """Return mean and spread of a setting."""
+    text = f"{row.mean:.4f}"
+    if math.isfinite(row.std):
+        text += f" ± {row.std:.4f} over {len(row.setting.runs)} runs"
+    return text if math.isnan(row.test_std) else f"{text}, test set ± {row.test_std:.4f}"
+
+
+# --- page ------------------------------------------------------------------------------------------------------------
+
+
+def comparison_page(comparison: Comparison, command: str) -> bytes:
+    """Return the page of a comparison."""
+    words = sentences(comparison)
+    claims = tuple(Claim(text, (), rank) for rank, text in enumerate(words))
+    rows = [
+        [
+            row.setting.label,
+            f"{row.mean:.4f}",
+            number(row.std),
+            number(row.test_std),
+            str(len(row.setting.runs)),
+            f"{row.seconds:.0f}",
+            f"{row.parameters:,}",
+            "best" if index == 0 else comparison.others[index - 1].verdict,
+        ]
+        for index, row in enumerate(comparison.rows)
+    ]
+    header = [
+        "setting",
+        comparison.metric,
+        "± over seeds",
+        "± of the test set",
+        "runs",
+        "seconds",
+        "parameters",
+        "verdict",
+    ]
+    caption = f"{comparison.n:,} test samples. {PLUS_MINUS}; differences below {comparison.margin:g} do not count."
+    sections = [
+        PageSection("settings", "Settings", Rendered(html_table(header, rows), caption, claims=claims), command),
+        PageSection("seeds", "All seeds", dots(comparison)),
+    ]
+    if len(words) > NUM_CLAIMS:
+        sections.append(PageSection("words", "In words", Rendered(paragraphs(words), "")))
+    return page_html(
+        "Comparison", f"{comparison.metric} of {sum(len(r.setting.runs) for r in comparison.rows)} runs", sections
+    )
+
+
+def paragraphs(texts: list[str]) -> str:
+    return "".join(f"<p>{escape(text)}</p>" for text in texts)
+
+
+def number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else ""
+
+
+def dots(comparison: Comparison) -> Rendered:
+    """Return every run as a dot, and the spread that the test set alone would give as a bar."""
+    from patchwork.figures.svg import figure_svg
+
+    caption = (
+        "Every run is a dot, the mean of a setting a line. The gray bar is by how much a single run would vary with "
+        "another test set (± 1 standard deviation)."
+    )
+    return Rendered(figure_svg(plot_dots(comparison), "seeds", caption), caption)
+
+
+def plot_dots(comparison: Comparison) -> "Figure":
+    """Plot all runs of all settings, one row each, the best at the top."""
+    from matplotlib.figure import Figure
+
+    from patchwork.figures.style import FRAME, GRID, MUTED, PALETTE, SMALL, TEXT
+
+    figure = Figure(figsize=(8, 0.9 + 0.35 * len(comparison.rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, row in enumerate(comparison.rows):
+        if math.isfinite(row.test_std):
+            axes.barh(y, 2 * row.test_std, left=row.mean - row.test_std, height=0.6, color=FRAME, alpha=0.6)
+        axes.plot([row.mean, row.mean], [y - 0.3, y + 0.3], color=TEXT, lw=1.2)
+        axes.plot(row.setting.values, [y] * len(row.setting.runs), "o", color=PALETTE[0], ms=5, alpha=0.8)
+    labels = [
+        row.setting.label if len(row.setting.label) < 60 else f"{row.setting.label[:59]}…" for row in comparison.rows
+    ]
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlabel(comparison.metric, fontsize=SMALL, color=TEXT)
+    axes.tick_params(labelsize=SMALL, labelcolor=MUTED, color=GRID)
+    axes.grid(axis="x", color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+    return figure

@@ -1,0 +1,194 @@
+"""Finished runs, read from their files alone, and grouped into settings that differ in more than the seed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from patchwork.core.errors import ConfigError, DataError
+from patchwork.core.job import read_json
+from patchwork.core.mappings import flatten, read_yaml
+from patchwork.core.overrides import override_key
+from patchwork.core.paths import expand_home
+from patchwork.core.schema import format_value
+from patchwork.runs.differences import LAUNCH_KEYS, LINKS, run_overrides
+from patchwork.runs.listing import find_run_dirs
+from patchwork.runs.predictions import predictions_path, read_table
+from patchwork.runs.resume import RESUMABLE_KEYS
+from patchwork.runs.run_dir import CONFIG_FILE, MANIFEST_FILE, test_result
+
+REPLICATE_KEYS = ("seed", "data.seed", "dataset.fold", "data.dataset.fold")  # in which the runs of a setting differ
+MAX_KEYS = 3  # in which settings of the same overrides are told apart
+PASSED_OVER = (*REPLICATE_KEYS, *LAUNCH_KEYS, *LINKS, *RESUMABLE_KEYS, "task_name", "model_name", "init_from")
+
+
+class Answers(NamedTuple):
+    """What a run answered on its test split, in the order of samples.
+
+    Attributes:
+        right: (N, T) whether each part of an answer is right.
+        units: (N, T) the independent unit of each part: the image that it is about, or the sample if it is about
+            several.
+        key: what must be equal for two runs to be compared.
+    """
+
+    right: np.ndarray
+    units: np.ndarray
+    key: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        run_dir: its directory.
+        seed: its seed.
+        fold: its fold of a cross-validation, if it is one.
+        value: its test metric.
+        manifest: content of its manifest.
+        config: its configuration by dotted keys.
+    """
+
+    run_dir: Path
+    seed: int
+    fold: int | None
+    value: float
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    def answers(self) -> Answers | None:
+        """Return the saved answers on the test split; None if they are not saved or cannot be right or wrong."""
+        path = predictions_path(self.run_dir, "test")
+        if not path.exists():
+            return None
+        predictions, _ = read_table(path)
+        if predictions.correct is None or predictions.target is None:
+            return None
+        order = predictions.index.argsort(stable=True)
+        if self.config.get("data.test_lengths"):  # longer sequences have metrics of their own
+            length = (predictions.image_ids[order] >= 0).sum(dim=1)
+            order = order[length <= int(self.config["data.max_length"])]
+        prediction, target = (
+            values[order].reshape(len(order), -1).numpy() for values in (predictions.prediction, predictions.target)
+        )
+        ids = predictions.image_ids[order].numpy()
+        if ids.shape != prediction.shape or (ids < 0).any():
+            ids = predictions.index[order].numpy()[:, None].repeat(prediction.shape[1], axis=1)
+        return Answers(prediction == target, ids, ids.tobytes() + target.tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Runs that differ in their seed or fold alone.
+
+    Attributes:
+        label: in what it differs from the other settings, as overrides.
+        runs: sorted by fold and seed.
+    """
+
+    label: str
+    runs: Sequence[FinishedRun]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The test metric of each run (k,)."""
+        return np.array([run.value for run in self.runs])
+
+    @property
+    def replicates(self) -> list[tuple[int | None, int]]:
+        """Fold and seed of each run, which pair it with those of other settings."""
+        return [(run.fold, run.seed) for run in self.runs]
+
+
+def find_runs(patterns: Sequence[str]) -> list[Path]:
+    """Return the run directories that paths and glob patterns name, or that are below them.
+
+    Raises:
+        DataError: if one names none.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = str(expand_home(pattern))
+        matches = sorted(glob(path, recursive=True)) if has_magic(path) else [path]
+        run_dirs = [
+            run_dir for match in matches if Path(match).is_dir() for run_dir in sorted(find_run_dirs(Path(match)))
+        ]
+        if not run_dirs:
+            raise DataError(f"runs={pattern}: there is no run; pass run directories, directories of runs, or patterns")
+        found |= dict.fromkeys(run_dirs)
+    return [*found]
+
+
+def read_run(run_dir: Path) -> FinishedRun | None:
+    """Read a run; None if it is not finished or has no test metric."""
+    manifest = read_json(run_dir / MANIFEST_FILE)
+    result = test_result(manifest)
+    if manifest.get("status") not in ("finished", "evaluated") or result is None:
+        return None
+    config = flatten(read_yaml(run_dir / CONFIG_FILE))
+    return FinishedRun(run_dir, int(config["seed"]), config.get("dataset.fold"), result[1], manifest, config)
+
+
+def metric_of(runs: Sequence[FinishedRun]) -> tuple[str, str]:
+    """Return the name of the metric that all runs were selected by, and whether more of it is better (`max`, `min`).
+
+    Raises:
+        ConfigError: if runs differ in their task, metric or test data, so that they cannot be compared.
+    """
+    for key, what in (("task", "task"), ("monitor", "metric"), ("dataset_sha256", "data set")):
+        values = {run.manifest.get(key) for run in runs}
+        if len(values) > 1:
+            shown = ", ".join(sorted(str(value)[:12] for value in values))
+            raise ConfigError(f"these runs cannot be compared: they differ in their {what} ({shown})")
+    return str(runs[0].manifest["monitor"]).removeprefix("val/"), str(runs[0].config.get("task.mode", "max"))
+
+
+def group_settings(runs: Sequence[FinishedRun]) -> list[Setting]:
+    """Return the settings of runs, named by the overrides in which they differ."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        computed = {key: value for key, value in run.config.items() if not is_passed_over(key)}
+        groups.setdefault(text(computed), []).append(run)
+    settings = [sorted(members, key=lambda run: (run.fold or 0, run.seed)) for members in groups.values()]
+    return [Setting(label, members) for label, members in zip(make_labels(settings), settings, strict=True)]
+
+
+def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """Return a different name for each setting: the overrides that not all share, and keys where those are equal."""
+    typed = [typed_overrides(members[0]) for members in settings]
+    shared = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
+    labels = [" ".join(each for each in words if each not in shared) or "default" for words in typed]
+    for index, label in enumerate(labels):
+        twins = [other for other, words in enumerate(labels) if words == label]
+        if len(twins) > 1:
+            for twin in twins:
+                labels[twin] = f"{label} ({differing_keys(settings, twin, twins) or index})"
+    return labels
+
+
+def typed_overrides(run: FinishedRun) -> list[str]:
+    """Return the overrides that a run was started with, without those that tell the runs of a setting apart."""
+    words = run_overrides(run.run_dir, read_yaml(run.run_dir / CONFIG_FILE))
+    return [word for word in words if not is_passed_over(override_key(word))]
+
+
+def differing_keys(settings: Sequence[Sequence[FinishedRun]], index: int, twins: Sequence[int]) -> str:
+    """Return the first values in which a setting differs from others, as overrides."""
+    configs = {other: settings[other][0].config for other in twins}
+    keys = [key for key in sorted(configs[index]) if not is_passed_over(key)]
+    differing = [key for key in keys if len({text(config.get(key)) for config in configs.values()}) > 1]
+    return " ".join(f"{key}={format_value(configs[index][key])}" for key in differing[:MAX_KEYS])
+
+
+def is_passed_over(key: str) -> bool:
+    """Return whether a key says nothing of what a run computes, or tells the runs of a setting apart."""
+    return any(key == other or key.startswith(f"{other}.") for other in PASSED_OVER)
+
+
+def text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
