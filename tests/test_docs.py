@@ -15,11 +15,13 @@ import pytest
 from helpers import ROOT, choices
 
 from patchwork.__main__ import COMMANDS
+from patchwork.commands.compare import compare
 from patchwork.commands.convert import convert
 from patchwork.commands.evaluate import evaluate
 from patchwork.commands.generate import generate
 from patchwork.commands.icons import write_icons
 from patchwork.commands.predict import predict
+from patchwork.commands.report import report
 from patchwork.commands.runs import runs
 from patchwork.commands.sweep import sweep
 from patchwork.core.overrides import parse_call
@@ -33,7 +35,7 @@ EXTENDING = ROOT / "docs" / "extending.md"  # whose commands are run, as they ne
 COMMAND = re.compile(rf"(?:python train\.py|patchwork (?:{'|'.join(COMMANDS)})\b)[^`\n#]*")
 PLACEHOLDER = re.compile(r"=mine|experiment=best|paper_\*|(task|model)=…")  # a name that the reader chooses
 KEYWORD_COMMANDS = {"convert": convert, "evaluate": evaluate, "generate": generate, "icons": write_icons}
-KEYWORD_COMMANDS |= {"predict": predict, "runs": runs}
+KEYWORD_COMMANDS |= {"predict": predict, "runs": runs, "report": report, "compare": compare}
 LAUNCH_KEY = re.compile(r"(hydra|resume|run)\b")  # of the launcher, or of a run that does not exist here
 
 

@@ -335,6 +335,7 @@ def test_killed_and_stopped_jobs_can_be_resumed(
     assert "2 of 2 jobs finished" in output
 
 
+@pytest.mark.slow
 @needs_proc
 def test_job_stops_when_its_leader_is_killed(tmp_path: Path) -> None:
     process = start_multirun(*LONG, "trainer.max_epochs=100", "seed=0,1", cwd=tmp_path)

@@ -72,6 +72,7 @@ def assert_same_run(actual: Path, expected: Path) -> None:
     assert_close(manifests[0]["metrics"], manifests[1]["metrics"])
 
 
+@pytest.mark.slow
 def test_fsdp_resumes_a_run_of_one_process(
     command: Callable[..., int], capfd: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

@@ -136,7 +136,7 @@ def name_owner(name: str, error: UnknownKeyError) -> str:
         owners.append("train")
     if not owners or (name in CONFIG_COMMANDS and ("did you mean" in message or "train" in owners)):
         return message
-    stated = message.partition(" (did you mean")[0].partition("; its keys are")[0]
+    stated = message.partition("; its keys are")[0]
     return f"{stated}; it is a key of {', '.join(f'patchwork {owner}' for owner in owners)}"
 
 
