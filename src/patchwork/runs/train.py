@@ -235,13 +235,20 @@ def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]
     precision = make_precision(context.config.trainer.precision, context.task.device)
     batches = [predictions.cpu() for predictions in context.test_predictions]
     save_predictions(context.task, context.data, run_dir, "test", batches=batches, precision=precision)
+    if makes_page(context, manifest):  # on which the temperature of the page's calibration is fitted
+        save_predictions(context.task, context.data, run_dir, "val", precision=precision)
     with Progress("drawing figures"):
         samples = save_figures(run_dir, context.task, context.data, precision)
     write_manifest(run_dir, {**manifest, "status": "finished"})
-    is_result = "test/loss" in manifest["metrics"] and "trial" not in manifest
-    if is_result and context.config.get("report", "none") == "short":
+    if makes_page(context, manifest):
         save_page(context, run_dir)
     return samples
+
+
+def makes_page(context: TrainingContext, manifest: dict[str, Any]) -> bool:
+    """Return whether the run ends with a page: if it is asked for, and there is a result."""
+    is_result = "test/loss" in manifest["metrics"] and "trial" not in manifest
+    return is_result and context.config.get("report", "none") == "short"
 
 
 def save_page(context: TrainingContext, run_dir: Path) -> None:
