@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchwork.analysis.inputs import AnalysisInputs, cached_patches
+from patchwork.analysis.inputs import AnalysisInputs, cached_patches, require_answers
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
 from patchwork.models.interventions import Edit, intervene, point_names, record_points, replace_with
@@ -75,6 +75,7 @@ def analyze(inputs: AnalysisInputs) -> Ablation:
         NotApplicableError: if the network has no blocks or the task no answers.
     """
     task, model = inputs.task, inputs.task.model
+    require_answers(task)
     parts = find_parts(inputs)
     if not parts:
         raise NotApplicableError(f"{type(model).__name__} has no attention and no blocks that could be left out")

@@ -119,6 +119,12 @@ def to_double_values(values: Tensor) -> Tensor:
     return values.double() if values.is_floating_point() else values
 
 
+def require_answers(task: Task) -> None:
+    """Raise a `NotApplicableError` if a task has no answers to be explained."""
+    if not task.has_answers:
+        raise NotApplicableError("the task generates images, and has no answers to explain")
+
+
 def top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the predicted class and the runner-up, (B, T) each, of logits (B, T, C); both are 0 if C is 1."""
     if logits.shape[-1] == 1:

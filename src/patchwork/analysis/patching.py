@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from patchwork.analysis.inputs import AnalysisInputs, cached_patches, logit_difference
+from patchwork.analysis.inputs import AnalysisInputs, cached_patches, logit_difference, require_answers
 from patchwork.analysis.places import find_patch_embed
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
@@ -82,6 +82,7 @@ def analyze(inputs: AnalysisInputs) -> Patching:
     Raises:
         NotApplicableError: if the network has no blocks, or samples are not images with classes.
     """
+    require_answers(inputs.task)
     points = point_names(inputs.task.model)
     if not points:
         raise NotApplicableError(f"{type(inputs.task.model).__name__} has no activations of blocks to exchange")

@@ -1,9 +1,15 @@
 """Check that a model has the properties it claims, and print a table; the exit code is 1 if a check fails."""
 
+from typing import TYPE_CHECKING
+
 from patchwork.commands.app import HELP, run_command
 from patchwork.core.errors import ConfigError, PatchworkError
 from patchwork.core.overrides import parse_value
 from patchwork.core.types import PathStr
+
+if TYPE_CHECKING:
+    from patchwork.data import BaseDataModule
+    from patchwork.tasks import Task
 
 USAGE = """Check that a model has the properties it claims; the exit code is 1 if a check fails.
 
@@ -56,8 +62,36 @@ def audit(overrides: list[str]) -> None:
         print(f"  {VERDICTS[result.passed]}  {name:<22} {result.measured:<44} {result.expected}".rstrip(), flush=True)
         if result.passed is False:
             failed.append(name)
+    if run_dir is not None:
+        print_explanations(task, data)
     if failed:
         raise PatchworkError(f"{len(failed)} of {len(task.checks)} checks failed: {', '.join(failed)}")
+
+
+def print_explanations(task: "Task", data: "BaseDataModule") -> None:
+    """Plant answers in a known place, and print which explanations find it in this architecture."""
+    import torch
+
+    from patchwork.analysis.inputs import select_samples
+    from patchwork.analysis.result import NotApplicableError
+    from patchwork.core.progress import Progress
+    from patchwork.evaluation.audit.planted import NUM_SAMPLES, find_marks_by, plant
+    from patchwork.stats.intervals import wilson
+
+    data.setup("")
+    indices = torch.arange(min(2 * NUM_SAMPLES, data.num_samples["val"]))
+    half = len(indices) // 2
+    try:
+        with Progress("planting an answer in a known place"):
+            planted = plant(task, *(select_samples(data, "val", each) for each in (indices[half:], indices[:half])))
+            found = find_marks_by(planted)
+    except NotApplicableError as error:
+        print(f"explanations were not tried: {error}")
+        return
+    print("explanations, with this architecture trained on answers that were planted in a known place:")
+    for name, (hits, total) in found.items():
+        verdict = "finds it" if wilson(hits, total)[0] > 0.5 else "does not"
+        print(f"  {verdict:<8}  {name:<12} points to it in {hits} of {total} answers")
 
 
 def find_run_dir(overrides: list[str]) -> str | None:

@@ -27,5 +27,6 @@ SECTIONS: tuple[Section, ...] = (
     Section("attention", "Where it looks", short=True),
     Section("ablation", "What it cannot do without"),
     Section("patching", "Which activation carries the answer"),
+    Section("faithfulness", "What its answers come from, and which explanation to believe"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

@@ -98,6 +98,7 @@ class Task(pl.LightningModule):
     samples_name: ClassVar[str] = "images"  # what samples are, in the plural
     solved: ClassVar[str] = "are answered correctly"  # what is said of those that are
     saves_predictions: ClassVar[bool] = True  # whether a run saves its predictions of the test split
+    has_answers: ClassVar[bool] = True  # whether samples have answers that `answer_logits` explains
     samples_title: ClassVar[str] = "on the test split"  # what `samples` shows, after the name of the task
     symbols: ClassVar[Mapping[str, str]] = {}  # meanings of the symbols that may be in the answers of `samples`
     class_names: tuple[str, ...] = ()  # as in the data, set by `patchwork.runs.build`; none if classes are numbers

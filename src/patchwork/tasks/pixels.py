@@ -57,6 +57,7 @@ class Pixels(AutoregressiveTask):
     required_keys: ClassVar = ("image", "label", "prompt")
     model_interface: ClassVar = {"loss": ("image", "label"), "sample": ("label", "rng")}
     takes_single_images: ClassVar = False
+    has_answers: ClassVar = False
     saves_predictions: ClassVar = False  # a likelihood costs a pass over all tokens of an image
     samples_title: ClassVar = "generated, one of each class in turn"
 
@@ -161,6 +162,9 @@ class Pixels(AutoregressiveTask):
         if self.generator.likelihood is None:
             return self.generator.loss(image, label, prompt)
         return -cast(LikelihoodGenerator, self.model).log_likelihood(image, label, prompt)
+
+    def answer_logits(self, batch: Batch, answers: Tensor | None = None) -> Tensor:
+        raise NotImplementedError("a generated image is no answer")
 
     def forward(self, batch: Batch) -> Tensor:
         """Return log p(image | class) of each image (B,), or the negative loss of a model without likelihood."""

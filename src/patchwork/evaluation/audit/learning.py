@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 
 from patchwork.data import Batch
-from patchwork.evaluation.audit.base import AuditContext, CheckResult, not_applicable, prepare
+from patchwork.evaluation.audit.base import AuditContext, CheckResult, not_applicable, perturb_parameters
 from patchwork.training.fit_steps import fit_steps
 from patchwork.training.schedulers import wsd
 
@@ -19,8 +19,11 @@ MAX_LOSS_RATIO = 0.1  # of the loss without images, after overfitting
 
 
 def gradient_flow(context: AuditContext) -> CheckResult:
-    """Find parameters that receive no gradient in a training step."""
-    task = prepare(context).train()
+    """Find parameters that receive no gradient in a training step.
+
+    A trained network may have stopped to use some; noise on all parameters tells these from parts that are not wired.
+    """
+    task = perturb_parameters(context.task).train()
     torch.manual_seed(0)
     task.step(context.train_batch, "train").backward()
     norms = {

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from patchwork.analysis.explanations import CONTROLS, UNIT, ask
+from patchwork.analysis.faithfulness import explain
 from patchwork.analysis.inputs import freeze
 from patchwork.analysis.result import NotApplicableError
 from patchwork.data import Batch
@@ -187,3 +189,23 @@ def measure(task: Task, batch: Batch, marks: list[list[Mark]]) -> tuple[float, f
     follows = (answers["marks"] == target.roll(1, dims=0)).double().mean()
     ignores = (answers["rest"] == answers["none"]).double().mean()
     return float(follows), float(ignores)
+
+
+def find_marks_by(plant: Plant) -> dict[str, tuple[int, int]]:
+    """Return how often each explanation points to the mark of an answer, and of how many answers.
+
+    It points to where its map is largest; where that is a whole patch or cell, to all of it.
+    """
+    question = ask(plant.task, plant.batch)
+    maps, _ = explain(question)
+    maps |= {name: control(question) for name, control in CONTROLS.items()}
+    found = {}
+    for name, values in maps.items():
+        parts = F.avg_pool2d(values[:, None], UNIT)[:, 0]
+        largest = parts >= parts.amax(dim=(1, 2), keepdim=True) * (1 - 1e-9)
+        hits = [
+            any(peak[top // UNIT : end // UNIT, left // UNIT : right // UNIT].any() for top, end, left, right in boxes)
+            for peak, boxes in zip(largest, plant.boxes[question.answer].tolist(), strict=True)
+        ]
+        found[name] = (sum(hits), len(hits))
+    return found

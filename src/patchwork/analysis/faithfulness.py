@@ -1,0 +1,111 @@
+"""Whether explanations are any good: what happens to an answer when the parts that they point to are deleted.
+
+The better an explanation, the sooner the answer is lost. On digits, the ink itself does well, though it has never seen
+the model: nothing but ink can matter. So each method is compared with the ink, on the same samples, and one that is no
+better explains nothing that the image did not say (controls: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from patchwork.analysis.explanations import CONTROLS, METHODS, Question, ask, deletion_curve
+from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.result import Estimate, NotApplicableError, Result
+from patchwork.stats.intervals import mean_interval
+from patchwork.tasks.base import to_unit_range
+
+NUM_SAMPLES, NUM_SHOWN = 32, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness(Result):
+    """Explanations with their grades.
+
+    Attributes:
+        methods: names of the methods, then of the controls.
+        num_methods: how many of them are methods.
+        refused: why other methods do not apply.
+        curves: (M, K) mean of what is explained while more and more is deleted, relative to that of the whole images.
+        area: (M, 3) mean area under the curve, with 95 % interval over samples; smaller is better.
+        below_ink: (M, 3) by how much it is smaller than that of the ink on the same samples, with interval.
+        maps: (M, n, height, width) of the samples that are shown.
+        images: (n, C, height, width) uint8.
+        answers: (n,) which answer of each is explained, from 1 on.
+        n: number of samples.
+        unit: what they are.
+    """
+
+    name: ClassVar[str] = "faithfulness"
+    methods: tuple[str, ...]
+    num_methods: int
+    refused: tuple[str, ...]
+    curves: np.ndarray
+    area: np.ndarray
+    below_ink: np.ndarray
+    maps: np.ndarray
+    images: np.ndarray
+    answers: np.ndarray
+    n: int
+    unit: str
+
+    def is_better_than_ink(self, index: int) -> bool:
+        """Return whether a method points to what matters more surely than the ink does."""
+        return bool(self.below_ink[index, 1] > 0)
+
+    def numbers(self) -> dict[str, Estimate]:
+        return {
+            f"area of deletion, {name}": Estimate(value, self.n, self.unit, low, high, "t over samples")
+            for name, (value, low, high) in zip(self.methods, self.area.tolist(), strict=True)
+        }
+
+
+def analyze(inputs: AnalysisInputs) -> Faithfulness:
+    """Explain answers of the first samples by all methods, and grade them.
+
+    Raises:
+        NotApplicableError: if no method applies.
+    """
+    question = ask(inputs.task, inputs.first(NUM_SAMPLES))
+    height, width = question.batch["image"].shape[-2:]
+    if height % 4 or width % 4:
+        raise NotApplicableError(f"images of {height}×{width} pixels are not made of parts of 4×4")
+    maps, refused = explain(question)
+    num_methods = len(maps)
+    maps |= {name: control(question) for name, control in CONTROLS.items()}
+    curves = {name: relative(deletion_curve(question, each)) for name, each in maps.items()}
+    areas = {name: each.mean(dim=1).numpy() for name, each in curves.items()}
+    shown = slice(0, NUM_SHOWN)
+    return Faithfulness(
+        methods=tuple(maps),
+        num_methods=num_methods,
+        refused=tuple(refused),
+        curves=np.stack([each.mean(dim=0).numpy() for each in curves.values()]),
+        area=np.array([[each.mean(), *mean_interval(each)] for each in areas.values()]),
+        below_ink=np.array(
+            [[gap.mean(), *mean_interval(gap)] for gap in (areas["ink"] - each for each in areas.values())]
+        ),
+        maps=np.stack([each[shown].numpy().astype(np.float32) for each in maps.values()]),
+        images=(to_unit_range(question.batch["image"][shown]) * 255).round().byte().numpy(),
+        answers=question.answer[shown].numpy() + 1,
+        n=len(question.answer),
+        unit=f"{inputs.split} {inputs.task.samples_name}",
+    )
+
+
+def explain(question: Question) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the maps (B, height, width) of all methods that apply, and why others do not."""
+    maps, refused = {}, []
+    for name, method in METHODS.items():
+        try:
+            maps[name] = method(question).detach()
+        except NotApplicableError as error:
+            refused.append(f"{name}: {error}")
+    return maps, refused
+
+
+def relative(curve: Tensor) -> Tensor:
+    """Return curves (B, K) relative to the mean of what is explained of the whole images."""
+    return curve / curve[:, 0].mean().clamp_min(1e-9)

@@ -1,0 +1,171 @@
+"""Explanations against planted truths: a linear network, tokens that never move, a mark that is all that matters."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from analysis_helpers import build_small
+from helpers import TINY
+from torch import Tensor, nn
+
+from patchwork.analysis import ablation, faithfulness, patching
+from patchwork.analysis.explanations import (
+    METHODS,
+    NUM_DELETIONS,
+    Question,
+    ask,
+    deletion_curve,
+    gradient,
+    integrated,
+    relevance,
+    rollout,
+)
+from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, relative
+from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.result import NotApplicableError
+from patchwork.evaluation.audit import planted
+from patchwork.figures.faithfulness import render
+
+VIT = ["task=classify", "dataset=uci", "model.stem=null", "model.embed_dim=32", "model.patch_size=7", "model.depth=2"]
+MODELS = {
+    "vit": VIT,
+    "mean": [*VIT, "model.pool=mean"],
+    "cls": [*VIT, "model.pool=cls"],
+    "post-norm": [*VIT, "model.norm_first=false"],
+    "reader": TINY,
+    "cells": [*TINY, "model=cell_pool"],
+}
+
+
+class Linear(nn.Module):
+    """Logits that are a linear function of the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(28 * 28, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.flatten(1))
+
+
+def make_inputs(overrides: list[str], model: nn.Module | None = None) -> AnalysisInputs:
+    torch.manual_seed(0)
+    data, task = build_small(overrides)
+    if model is not None:
+        task.model = model
+    inputs = AnalysisInputs.from_task(task, data)
+    for parameter in inputs.task.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return inputs
+
+
+def make_question(overrides: list[str], model: nn.Module | None = None) -> Question:
+    inputs = make_inputs(overrides, model)
+    return ask(inputs.task, inputs.first(6))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_method_applies_and_leaves_nothing_behind(name: str) -> None:
+    question = make_question(MODELS[name])
+    before = question.score(question.batch["image"])
+    for method in METHODS.values():
+        maps = method(question)
+        assert maps.shape == (6, *question.batch["image"].shape[-2:])
+        assert maps.isfinite().all()
+        assert maps.abs().max() > 0
+    assert torch.equal(question.score(question.batch["image"]), before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in question.task.modules())
+
+
+@pytest.mark.parametrize("name", ["vit", "mean", "reader", "cells"])
+def test_rollout_loses_nothing(name: str) -> None:
+    """What reaches the answer adds up to 1, less what the class token or the decoder's own tokens keep."""
+    total = rollout(make_question(MODELS[name])).sum(dim=(1, 2))
+    if name == "mean":
+        torch.testing.assert_close(total, torch.ones(6).double())
+    assert ((total > 0) & (total <= 1 + 1e-9)).all()
+
+
+def test_gradients_of_a_linear_network_are_its_weights() -> None:
+    question = make_question(["task=classify", "dataset=uci"], Linear())
+    weight = question.task.model.linear.weight
+    rows = torch.arange(6)
+    explained = (weight[question.predicted[rows, 0]] - weight[question.runner_up[rows, 0]]).view(6, 28, 28)
+    expected = explained * (question.batch["image"][:, 0] - question.background)
+    torch.testing.assert_close(gradient(question), expected)
+    torch.testing.assert_close(integrated(question), expected)
+    empty = torch.full_like(question.batch["image"], question.background)
+    change = question.score(question.batch["image"]) - question.score(empty)
+    torch.testing.assert_close(integrated(question).sum(dim=(1, 2)), change)
+    with pytest.raises(NotApplicableError, match="Linear has no attention"):
+        relevance(question)
+
+
+def test_where_nothing_is_moved_there_is_no_relevance_though_rollout_shows_some() -> None:
+    question = make_question(MODELS["vit"])
+    for block in question.task.model.blocks:
+        block.attn.proj.weight.zero_()
+    assert relevance(question).abs().max() == 0
+    assert rollout(question).max() > 0
+
+
+def test_deletion_goes_from_the_whole_image_to_the_empty_one() -> None:
+    question = make_question(["task=classify", "dataset=uci"], Linear())
+    maps = gradient(question)
+    curve = deletion_curve(question, maps)
+    empty = torch.full_like(question.batch["image"], question.background)
+    assert curve.shape == (6, NUM_DELETIONS + 1)
+    torch.testing.assert_close(curve[:, 0], question.score(question.batch["image"]))
+    torch.testing.assert_close(curve[:, -1], question.score(empty))
+    assert (curve.mean(dim=1) <= deletion_curve(question, -maps).mean(dim=1)).all()  # of a linear network, the best
+    assert float(relative(curve)[:, 0].mean()) == pytest.approx(1)
+
+
+def test_exact_attributions_are_better_than_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(faithfulness, "NUM_SAMPLES", 60)
+    result = analyze(make_inputs(["task=classify", "dataset=uci"], Linear()))
+    assert result.methods[: result.num_methods] == ("gradient", "integrated")
+    assert all(result.is_better_than_ink(index) for index in range(2))
+    assert not any(result.is_better_than_ink(index) for index in range(2, 6))
+    assert len(result.refused) == 2
+    result.save(tmp_path)
+    rendered = render(Faithfulness.load(tmp_path))
+    assert rendered == render(result)
+    assert "gradient, integrated point to what matters" in rendered.claims[0].text
+
+
+@pytest.mark.parametrize("module", [faithfulness, ablation, patching])
+def test_generators_are_refused(module: Any) -> None:
+    inputs = make_inputs(["task=pixels", "dataset=uci", "model=pixel_transformer_tiny"])
+    with pytest.raises(NotApplicableError, match="generates images"):
+        module.analyze(inputs)
+
+
+def test_sequences_are_refused() -> None:
+    with pytest.raises(NotApplicableError, match="sequences of images"):
+        analyze(make_inputs(["task=sum", "dataset=uci"]))
+
+
+def test_a_planted_mark_is_read_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By exchange, the network is shown to read the mark alone; integrated gradients point there, controls do not."""
+    monkeypatch.setattr(planted, "MAX_STEPS", 250)
+    data, task = build_small(VIT)
+    inputs = AnalysisInputs.from_task(task, data, split="val")
+    before = [parameter.clone() for parameter in task.parameters()]
+    plant = planted.plant(task, inputs.batch(torch.arange(48, inputs.num_samples)), inputs.first(48))
+    assert min(plant.follows, plant.ignores) >= planted.MIN_LEARNED
+    assert all(torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True))
+    found = planted.find_marks_by(plant)
+    assert found["integrated"][0] >= 0.9 * found["integrated"][1]
+    assert max(found[name][0] for name in ("center", "random", "blurred_ink")) <= 0.6 * 48
+    maps, refused = explain(ask(plant.task, plant.batch))
+    assert {*maps} == {*METHODS}
+    assert refused == []
+
+
+def test_places_cannot_be_planted_in_sequences() -> None:
+    data, task = build_small(["task=sum", "dataset=uci"])
+    batch = data.make_batch("val", (0, 0), slice(None))
+    with pytest.raises(NotApplicableError, match="classes of one image"):
+        planted.find_marks(task, batch)
