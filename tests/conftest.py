@@ -15,6 +15,7 @@ import patchwork.runs.resolvers  # noqa: F401  # registers them
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from more, and wait for each other where cores are few
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # so that the processes that tests start compile the modules only once
 
 
 @pytest.fixture
