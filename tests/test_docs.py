@@ -150,7 +150,10 @@ def test_readme_is_short() -> None:
 
 # --- the examples of extending.md ------------------------------------------------------------------------------------
 
-SHORT = "trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.limit_val_batches=1 callbacks=none logger=none report=none"
+SHORT = (
+    "trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.limit_val_batches=1 "
+    "callbacks=none logger=none report=none"
+)
 RUN_COMMANDS = """
 import json, sys
 from pathlib import Path

@@ -354,6 +354,7 @@ def test_job_stops_when_its_leader_is_killed(tmp_path: Path) -> None:
 # --- launchers -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("late_check")
 def test_parallel_jobs_share_the_cores(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

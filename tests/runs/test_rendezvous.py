@@ -106,6 +106,7 @@ def test_ddp_started_by_lightning_trains_one_run(single: Path, tmp_path: Path) -
     assert_similar(single, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_ddp_started_by_torchrun_can_be_resumed_by_one_process(single: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     stop_while_training(*TORCHRUN, *OVERRIDES, "accelerator=ddp", f"run_dir={run_dir}", run_dir=run_dir)
