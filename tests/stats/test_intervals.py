@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from patchwork.stats.intervals import clustered_wilson, mean_interval, median_interval, sampling_std, wilson
+from patchwork.stats.intervals import clustered_wilson, mean_interval, median_interval, wilson
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (9_960, 10_000)])
@@ -22,11 +22,6 @@ def test_mean_interval_covers_the_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     intervals = [mean_interval(rng.normal(size=5)) for _ in range(2000)]
     assert np.mean([low < 0 < high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
-
-
-def test_sampling_std_is_that_of_a_binomial_share() -> None:
-    shares = np.random.default_rng(0).binomial(10_000, 0.996, 4000) / 10_000
-    assert sampling_std(0.004, 10_000) == pytest.approx(shares.std(), rel=0.05)
 
 
 def test_interval_of_clusters_covers_the_share_where_that_of_samples_does_not() -> None:

@@ -25,14 +25,12 @@ class AnalysisInputs:
         data: data module of the samples, set up.
         split: the split that samples are from.
         predictions: saved predictions by split, of the weights of the task; those of `split` may be missing.
-        untrained: the task with new weights, the control of methods that explain; None if there is none.
     """
 
     task: Task
     data: BaseDataModule
     split: Split = "test"
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
-    untrained: Task | None = None
 
     @classmethod
     def from_task(
@@ -42,13 +40,11 @@ class AnalysisInputs:
         *,
         split: Split = "test",
         predictions: Mapping[str, Predictions] | None = None,
-        untrained: Task | None = None,
     ) -> "AnalysisInputs":
         """Copy a task to the CPU in double precision; its data module is set up if it was not."""
         data.prepare_data()
         data.setup("")
-        control = None if untrained is None else freeze(untrained)
-        return cls(freeze(task), data, split, predictions or {}, control)
+        return cls(freeze(task), data, split, predictions or {})
 
     def first(self, count: int) -> Batch:
         """Return the first samples of the split, all of them if there are fewer."""

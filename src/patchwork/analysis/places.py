@@ -30,16 +30,6 @@ class Places:
     cols: int
     prefix: int = 0
 
-    def __len__(self) -> int:
-        return self.prefix + self.rows * self.cols
-
-    def names(self) -> list[str]:
-        """Return a short name of each token, as `class`, `row 2 col 5` or `3`; rows and columns count from 1."""
-        prefix = ["class"] if self.prefix == 1 else [f"extra {index + 1}" for index in range(self.prefix)]
-        if self.rows == 1:
-            return [*prefix, *(str(col + 1) for col in range(self.cols))]
-        return [*prefix, *(f"row {row + 1} col {col + 1}" for row in range(self.rows) for col in range(self.cols))]
-
 
 def find_places(model: nn.Module, count: int, *, cells: tuple[int, int] | None = None) -> Places:
     """Return what `count` tokens of an attention layer of a model stand for.

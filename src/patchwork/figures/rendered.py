@@ -30,14 +30,12 @@ class Rendered:
         caption: what is to be seen in it, in one or two sentences of plain text, with count, unit and interval.
         table: the numbers of the figure as an HTML table, its accessible form; empty if `html` is one.
         claims: sentences for the beginning of the page.
-        data: arrays and texts for the page's script, which must not be needed to read the figure.
     """
 
     html: str
     caption: str
     table: str = ""
     claims: tuple[Claim, ...] = ()
-    data: dict[str, object] | None = None
 
 
 def html_table(header: list[str], rows: list[list[str]], *, row_headers: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares and means, and what a finite test set alone lets a score vary."""
+"""Confidence intervals of shares, means and medians."""
 
 import math
 
@@ -65,8 +65,3 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     ordered, n = np.sort(values), len(values)
     low = max(int(binom.ppf((1 - LEVEL) / 2, n, 0.5)) - 1, 0)
     return float(np.median(values)), float(ordered[low]), float(ordered[n - 1 - low])
-
-
-def sampling_std(error: float, n: int) -> float:
-    """Return the standard deviation of an accuracy over test sets of `n` independent samples, at this error rate."""
-    return math.sqrt(error * (1 - error) / n)
