@@ -27,6 +27,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("attention", "Where it looks", short=True),
     Section("ablation", "What it cannot do without"),
     Section("patching", "Which activation carries the answer"),
+    Section("logit_attribution", "What each part adds to an answer"),
     Section("faithfulness", "What its answers come from, and which explanation to believe"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )
