@@ -76,6 +76,37 @@ def test_steppers_work_by_keyboard(browser: Any, page_path: Path) -> None:
     assert len(heard) == 1
 
 
+def test_points_of_a_map_show_their_image_on_hover_and_by_keyboard(browser: Any, page_path: Path) -> None:
+    page, heard = open_page(browser, page_path)
+    scatter = page.locator("[data-scatter]")
+    shown, words = scatter.locator(".inspector"), scatter.locator("[aria-live]")
+    assert not shown.is_visible()
+    scatter.locator("svg:visible").focus()
+    assert shown.is_visible()
+    first = words.inner_text()
+    assert "sample" in first
+    read = set()
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+        read.add(words.inner_text())
+    assert len(read) > 1
+    assert scatter.locator(".mark").count() == 1
+    page.keyboard.press("Escape")
+    assert not shown.is_visible()
+    points = scatter.locator("svg:visible path").first
+    box = points.bounding_box()
+    x, y = points.evaluate("""path => {
+        const [, x, y] = path.getAttribute("d").match(/M([\\d.]+) ([\\d.]+)/).map(Number);
+        const place = new DOMPoint(x, y).matrixTransform(path.getScreenCTM());
+        return [place.x, place.y];
+    }""")
+    assert box is not None
+    page.mouse.move(x, y)
+    assert shown.is_visible()
+    assert "url(" in scatter.locator(".thumbnail").evaluate("image => image.style.backgroundImage")
+    assert len(heard) == 1
+
+
 def test_every_link_and_control_is_reached_by_tab(browser: Any, page_path: Path) -> None:
     page, _ = open_page(browser, page_path)
     count = page.locator("a[href], button:not([tabindex='-1']):visible, summary:visible").count()

@@ -8,7 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from patchwork.analysis.features import independent_units
 from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.places import cell_grid
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.stats.intervals import clustered_wilson
 from patchwork.tasks.base import to_unit_range
@@ -150,18 +152,13 @@ def largest_confusions(counts: np.ndarray) -> np.ndarray:
 
 def accuracy_interval(answers: ClassAnswers) -> tuple[float, float]:
     """Return the 95 % interval of the share of right answers."""
-    return clustered_wilson((answers.target == answers.prediction).numpy(), units(answers).numpy())
+    return clustered_wilson((answers.target == answers.prediction).numpy(), independent_units(answers).numpy())
 
 
 def pair_interval(answers: ClassAnswers, row: int, col: int) -> tuple[float, float]:
     """Return the 95 % interval of a confusion's share of its row."""
     chosen = answers.target == row
-    return clustered_wilson((answers.prediction[chosen] == col).numpy(), units(answers)[chosen].numpy())
-
-
-def units(answers: ClassAnswers) -> Tensor:
-    """Return what is independent (n,): images, or samples where images are unknown."""
-    return torch.where(answers.image_id >= 0, answers.image_id, -1 - answers.sample)
+    return clustered_wilson((answers.prediction[chosen] == col).numpy(), independent_units(answers)[chosen].numpy())
 
 
 def find_examples(inputs: AnalysisInputs, answers: ClassAnswers, row: int, col: int) -> np.ndarray:
@@ -169,16 +166,9 @@ def find_examples(inputs: AnalysisInputs, answers: ClassAnswers, row: int, col: 
     found = ((answers.target == row) & (answers.prediction == col)).nonzero().squeeze(1)[:NUM_EXAMPLES]
     batch = inputs.batch(answers.sample[found])
     image = batch["anchor"] if "anchor" in batch else batch["image"]  # of a sequence, what it was asked for
-    rows, cols = cell_grid(inputs, image)
+    rows, cols = cell_grid(inputs.task.model, image)
     cells = rearrange(to_unit_range(image), "n c (r h) (k w) -> n (r k) c h w", r=rows, k=cols)
     chosen = cells[torch.arange(len(found)), answers.cell[found]]
     images: Tensor = torch.zeros(NUM_EXAMPLES, *chosen.shape[1:], dtype=torch.uint8)
     images[: len(found)] = (chosen * 255).round().to(torch.uint8)
     return images.numpy()
-
-
-def cell_grid(inputs: AnalysisInputs, image: Tensor) -> tuple[int, int]:
-    """Return the rows and columns of the cells of a task's images."""
-    model = inputs.task.model
-    rows, cols = getattr(model, "rows", 1), getattr(model, "cols", 1)
-    return (rows, cols) if image.shape[-2] % rows == 0 and image.shape[-1] % cols == 0 else (1, 1)

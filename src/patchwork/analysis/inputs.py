@@ -25,12 +25,14 @@ class AnalysisInputs:
         data: data module of the samples, set up.
         split: the split that samples are from.
         predictions: saved predictions by split, of the weights of the task; those of `split` may be missing.
+        untrained: the same task with the weights that its training began with, as a control; None if not at hand.
     """
 
     task: Task
     data: BaseDataModule
     split: Split = "test"
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    untrained: Task | None = None
 
     @classmethod
     def from_task(
@@ -40,11 +42,12 @@ class AnalysisInputs:
         *,
         split: Split = "test",
         predictions: Mapping[str, Predictions] | None = None,
+        untrained: Task | None = None,
     ) -> "AnalysisInputs":
-        """Copy a task to the CPU in double precision; its data module is set up if it was not."""
+        """Copy tasks to the CPU in double precision; the data module is set up if it was not."""
         data.prepare_data()
         data.setup("")
-        return cls(freeze(task), data, split, predictions or {})
+        return cls(freeze(task), data, split, predictions or {}, untrained and freeze(untrained))
 
     def first(self, count: int) -> Batch:
         """Return the first samples of the split, all of them if there are fewer."""
@@ -57,6 +60,16 @@ class AnalysisInputs:
     @property
     def num_samples(self) -> int:
         return self.data.num_samples[self.split]
+
+    def require_untrained(self) -> Task:
+        """Return the untrained control.
+
+        Raises:
+            NotApplicableError: if it is not at hand.
+        """
+        if self.untrained is None:
+            raise NotApplicableError("there is no untrained network to compare with")
+        return self.untrained
 
     def saved_predictions(self) -> Predictions:
         """Return the saved predictions of the split.

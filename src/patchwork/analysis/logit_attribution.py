@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from patchwork.analysis.features import linear_heads
 from patchwork.analysis.inputs import AnalysisInputs, cached_patches, logit_difference, require_answers, top_two
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
@@ -153,13 +154,8 @@ def require_stream(model: nn.Module) -> None:
         raise NotApplicableError(f"{name} has no blocks that add to a stream")
     if not all(block.norm_first for block in blocks):
         raise NotApplicableError("with norm_first=false blocks rescale the stream, so that logits are no sum of parts")
-    if not heads(model):
+    if not linear_heads(model):
         raise NotApplicableError(f"{name} has no linear layer `head` that its logits are read from")
-
-
-def heads(model: nn.Module) -> list[nn.Linear]:
-    named = model.named_modules()
-    return [module for name, module in named if name.split(".")[-1] == "head" and isinstance(module, nn.Linear)]
 
 
 def trace(inputs: AnalysisInputs, batch: Batch, answers: Tensor | None) -> Run:
@@ -181,7 +177,7 @@ def trace(inputs: AnalysisInputs, batch: Batch, answers: Tensor | None) -> Run:
         return output
 
     with ExitStack() as stack, torch.enable_grad():
-        for module in (*norms, *embeds, *heads(model)):
+        for module in (*norms, *embeds, *linear_heads(model)):
             stack.callback(module.register_forward_hook(record).remove)
         recorded = stack.enter_context(record_points(model, point_names(model)))
         logits = inputs.task.answer_logits(batch, answers)

@@ -76,3 +76,9 @@ def axis_field(embed: PatchEmbed, index: int, size: int) -> tuple[int, int]:
             continue
         first, last = first * stride - padding, last * stride - padding + kernel - 1
     return max(first, 0), min(last + 1, size)
+
+
+def cell_grid(model: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Return the rows and columns of cells that a model reads images (…, height, width) as; 1 × 1 if it names none."""
+    rows, cols = getattr(model, "rows", 1), getattr(model, "cols", 1)
+    return (rows, cols) if image.shape[-2] % rows == 0 and image.shape[-1] % cols == 0 else (1, 1)

@@ -3,7 +3,11 @@
    Theme: the button with [data-theme-button] switches between light and dark.
 
    Stepper: an element with [data-stepper] holds panels, elements with [data-panel="label"], all of which are shown
-   without the script. With it, one is shown, chosen by tabs: one tab stop, arrow keys, Home and End. */
+   without the script. With it, one is shown, chosen by tabs: one tab stop, arrow keys, Home and End.
+
+   Scatter: an element with [data-scatter="text text …"] holds maps, <svg tabindex="0"> whose paths with [data-at="0 5 …"]
+   mark points by `M x y h0`, and an <img data-sprite="14 32"> of thumbnails: pixels of a side, and how many are in a row.
+   A point under the pointer, or reached by arrow keys, shows its thumbnail and its text; Escape hides them. */
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -54,5 +58,77 @@
     });
     stepper.prepend(tabs);
     show(0);
+  });
+
+  const directions = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
+  document.querySelectorAll("[data-scatter]").forEach((scatter) => {
+    const texts = scatter.dataset.scatter.split(" ");
+    const sprite = scatter.querySelector("[data-sprite]");
+    const [size, columns] = sprite.dataset.sprite.split(" ").map(Number);
+    const scale = 4;
+    const thumbnail = document.createElement("span");
+    thumbnail.className = "thumbnail";
+    Object.assign(thumbnail.style, {
+      width: `${size * scale}px`, height: `${size * scale}px`, backgroundImage: `url(${sprite.src})`,
+      backgroundSize: `${columns * size * scale}px auto` });
+    const words = document.createElement("span");
+    words.setAttribute("aria-live", "polite");
+    const inspector = document.createElement("div");
+    inspector.className = "inspector";
+    inspector.append(thumbnail, words);
+    scatter.append(inspector);
+    scatter.querySelectorAll("svg[tabindex]").forEach((map) => {
+      const points = [...map.querySelectorAll("path[data-at]")].flatMap((path) => {
+        const places = [...path.getAttribute("d").matchAll(/M([\d.]+) ([\d.]+)/g)];
+        return path.dataset.at.split(" ").map((at, index) => [Number(at), +places[index][1], +places[index][2]]);
+      });
+      const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+      mark.setAttribute("r", 8);
+      mark.setAttribute("class", "mark");
+      let chosen = null;
+      const hide = () => { mark.remove(); chosen = null; inspector.classList.remove("shown"); };
+      const choose = (point) => {
+        chosen = point;
+        const [at, x, y] = point;
+        mark.setAttribute("cx", x);
+        mark.setAttribute("cy", y);
+        map.append(mark);
+        thumbnail.style.backgroundPosition =
+          `${-(at % columns) * size * scale}px ${-Math.floor(at / columns) * size * scale}px`;
+        const [label, sample, cluster] = texts[at].split("|");
+        words.textContent = `${decodeURIComponent(label)}, sample ${sample}, ` +
+          (cluster === "-1" ? "in no cluster" : `cluster ${cluster}`);
+        inspector.classList.add("shown");
+      };
+      const nearest = (cost) => {
+        let best = null, lowest = Infinity;
+        for (const point of points) {
+          const value = cost(point);
+          if (value < lowest) [best, lowest] = [point, value];
+        }
+        return best;
+      };
+      map.addEventListener("pointermove", (event) => {
+        const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(map.getScreenCTM().inverse());
+        const point = nearest(([, x, y]) => Math.hypot(x - place.x, y - place.y));
+        if (Math.hypot(point[1] - place.x, point[2] - place.y) < 15) choose(point); else hide();
+      });
+      map.addEventListener("pointerleave", hide);
+      map.addEventListener("focus", () => choose(chosen ?? points[0]));
+      map.addEventListener("blur", hide);
+      map.addEventListener("keydown", (event) => {
+        if (event.key === "Escape") return hide();
+        const direction = directions[event.key];
+        if (!direction) return;
+        event.preventDefault();
+        const [, x, y] = chosen ?? points[0];
+        const next = nearest(([, otherX, otherY]) => {
+          const along = (otherX - x) * direction[0] + (otherY - y) * direction[1];
+          const across = Math.abs((otherX - x) * direction[1]) + Math.abs((otherY - y) * direction[0]);
+          return along > 0.5 ? along + 3 * across : Infinity;
+        });
+        if (next) choose(next);
+      });
+    });
   });
 })();

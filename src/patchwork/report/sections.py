@@ -29,5 +29,8 @@ SECTIONS: tuple[Section, ...] = (
     Section("patching", "Which activation carries the answer"),
     Section("logit_attribution", "What each part adds to an answer"),
     Section("faithfulness", "What its answers come from, and which explanation to believe"),
+    Section("probes", "What can be read off each layer"),
+    Section("embeddings", "How it arranges them"),
+    Section("neighbors", "Its surest mistakes, and the training images nearest to them"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

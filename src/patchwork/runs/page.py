@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.data import BaseDataModule
 from patchwork.report.build import RunDescription
+from patchwork.runs.build import build, preserve_rng
 from patchwork.runs.differences import config_overrides, to_plain
 from patchwork.runs.manifest import check_dataset, read_manifest
 from patchwork.runs.predictions import predictions_path, read_table
@@ -40,7 +41,9 @@ def make_inputs(run: Run) -> AnalysisInputs:
     check_dataset(run.manifest, run.data)
     saves = run.task.saves_predictions
     predictions = {"val": run.predictions("val"), "test": run.predictions("test")} if saves else {}
-    return AnalysisInputs.from_task(run.task, run.data, predictions=predictions)
+    with preserve_rng():
+        _, untrained = build(run.config)
+    return AnalysisInputs.from_task(run.task, run.data, predictions=predictions, untrained=untrained)
 
 
 def saved_inputs(run_dir: Path, task: Task, data: BaseDataModule) -> AnalysisInputs:

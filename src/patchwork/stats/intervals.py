@@ -18,7 +18,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     share, spread = successes / n, Z * Z / n
     center = (share + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(center - half, 0.0), min(center + half, 1.0)
+    return max(min(center - half, share), 0.0), min(max(center + half, share), 1.0)  # despite rounding
 
 
 def clustered_wilson(success: np.ndarray, unit: np.ndarray) -> tuple[float, float]:

@@ -1,0 +1,205 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from analysis_helpers import build_small
+from helpers import TINY
+
+from patchwork.analysis import embeddings, neighbors, probes
+from patchwork.analysis.features import HEAD, first_samples, layer_features, mean_by_cell
+from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.probes import PIXELS, Labels, analyze, majority, probe, readable, shuffle
+from patchwork.analysis.result import NotApplicableError
+from patchwork.figures import embeddings as embeddings_figure
+from patchwork.figures import neighbors as neighbors_figure
+from patchwork.figures import probes as probes_figure
+from patchwork.models.transformer import Block
+from patchwork.tasks import Predictions
+
+VIT = ["task=classify", "dataset=uci", "model.stem=null", "model.embed_dim=16", "model.patch_size=14"]
+TASKS = {
+    "reader": [*TINY, "data.val_size=64", "data.test_size=64"],
+    "vit": VIT,
+    "class token": [*VIT, "model.pool=cls"],
+    "icons": ["task=icons", "model.stem=null", "model.embed_dim=16"],
+    "sums": ["task=sum", "dataset=uci", "model=sequence_regressor", "model.embed_dim=16"],
+}
+
+
+def make_inputs(overrides: list[str]) -> AnalysisInputs:
+    """Return a task and another with the same architecture as its control, with their predictions."""
+    data, task = build_small([*overrides, "data.eval_batch_size=64"])
+    _, control = build_small([*overrides, "seed=1"])
+    inputs = AnalysisInputs.from_task(task, data, untrained=control)
+    for split in ("val", "test"):
+        batch = inputs.batch(torch.arange(60), split)
+        with torch.no_grad():
+            predictions = inputs.task.predict_step(batch, 0)
+        inputs.predictions[split] = Predictions.from_tensors({**predictions.tensors()})  # type: ignore[index]
+    return inputs
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_layers_are_probed_and_mapped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(TASKS[name])
+    before = {key: value.clone() for key, value in inputs.task.state_dict().items()}
+    result = analyze(inputs)
+    assert result.layers[-1] == PIXELS
+    assert result.accuracy.shape == result.untrained.shape == (len(result.variables), len(result.layers), 3)
+    assert (result.accuracy[..., 1] <= result.accuracy[..., 0]).all()
+    assert (result.accuracy[..., 0] <= result.accuracy[..., 2]).all()
+    assert (result.accuracy[:, -1] == result.untrained[:, -1]).all()  # pixels know no weights
+    if name == "reader":
+        assert result.variables == ("digit", "digit of the previous cell", "digit of the next cell")
+        decoder = result.layers.index("decoder.0.input")
+        assert result.accuracy[1, decoder, 0] == 1  # a decoder reads the answer before
+    if name == "class token":
+        assert "blocks.0, class token" in result.layers
+    result.save(tmp_path)
+    assert probes_figure.render(probes.Probes.load(tmp_path)) == probes_figure.render(result)
+    monkeypatch.setattr(embeddings, "NUM_POINTS", 120)
+    mapped = embeddings.analyze(inputs)
+    assert mapped.points.shape[1:] == (len(mapped.label), 2)
+    mapped.save(tmp_path)
+    loaded = embeddings.Embeddings.load(tmp_path)
+    assert embeddings_figure.render(loaded) == embeddings_figure.render(mapped)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in inputs.task.modules())
+    assert all(torch.equal(before[key], value) for key, value in inputs.task.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["reader", "vit"])
+def test_a_mistake_is_nearest_to_itself_in_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(TASKS[name])
+    monkeypatch.setattr(
+        neighbors, "training_samples", lambda inputs, _: first_samples(inputs, inputs.split, 240)
+    )  # the test samples themselves
+    result = neighbors.analyze(inputs)
+    assert np.array_equal(result.near[:, 0], result.images)
+    assert np.array_equal(result.near_target[:, 0], result.target)
+    assert (np.diff(result.probability) <= 0).all()
+    result.save(tmp_path)
+    assert neighbors_figure.render(neighbors.Neighbors.load(tmp_path)) == neighbors_figure.render(result)
+
+
+def test_training_samples_are_looked_among() -> None:
+    inputs = make_inputs(TASKS["vit"])
+    samples = neighbors.training_samples(inputs, 100)
+    batch = inputs.data.make_batch("train", (0, 0), slice(None))
+    assert torch.equal(samples.batch["image"][:8].float(), batch["image"][:8])
+    assert torch.equal(samples.answers.target[:8], batch["label"][:8])
+
+
+def test_blocks_that_add_nothing_are_read_alike() -> None:
+    inputs = make_inputs([*VIT, "model.depth=3"])
+    for block in inputs.task.model.modules():
+        if isinstance(block, Block):
+            for parameter in (*block.attn.parameters(), *block.mlp.parameters()):
+                parameter.zero_()
+    accuracy = analyze(inputs).accuracy[0, :, 0]
+    assert (accuracy[:4] == accuracy[0]).all()  # the input and three blocks, to the sample
+
+
+def test_without_an_untrained_network_it_is_refused_and_without_blocks_the_head_is_read() -> None:
+    data, task = build_small(VIT)
+    with pytest.raises(NotApplicableError, match="untrained"):
+        analyze(AnalysisInputs.from_task(task, data))
+    inputs = make_inputs(["task=classify", "dataset=uci", "model=cnn"])
+    assert [*layer_features(inputs.task, first_samples(inputs, "test", 10))] == [HEAD]
+
+
+def test_patches_are_averaged_by_cell() -> None:
+    tokens = torch.arange(24.0).reshape(1, 4, 6, 1)
+    mean = mean_by_cell(tokens, (2, 3))
+    assert mean[0, :, 0].tolist() == [3.5, 5.5, 7.5, 15.5, 17.5, 19.5]
+
+
+# --- the probe -------------------------------------------------------------------------------------------------------
+
+
+def labels_of(target: np.ndarray, offset: int = 0) -> Labels:
+    return Labels(target, np.ones(len(target), bool), np.arange(len(target)) + offset)
+
+
+def test_a_planted_direction_with_known_noise_is_read_as_well_as_can_be() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8000, 4))
+    target = ((x[:, 2] > 0) ^ (rng.random(8000) < 0.1)).astype(int)
+    value, low, high = probe(x[:4000], labels_of(target[:4000]), x[4000:], labels_of(target[4000:]))
+    assert value == pytest.approx(0.9, abs=0.01)
+    assert low < 0.9 < high
+
+
+def test_what_is_not_linear_and_what_is_random_is_not_read() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(8000, 10))
+    xor = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(int)
+    value, *_ = probe(x[:4000], labels_of(xor[:4000]), x[4000:], labels_of(xor[4000:]))
+    assert value == pytest.approx(0.5, abs=0.025)
+    digits = rng.integers(0, 10, 8000)
+    value, low, high = probe(x[:4000], labels_of(digits[:4000]), x[4000:], labels_of(digits[4000:]))
+    assert low < 0.1 < high
+    assert not np.array_equal(shuffle(labels_of(digits)).target, digits)
+
+
+def test_only_cells_that_have_a_neighbor_are_asked_for_it() -> None:
+    inputs = make_inputs(TASKS["reader"])
+    samples = first_samples(inputs, "test", 40)
+    labels = readable(samples.kinds)
+    digits = samples.batch["digits"]
+    following = labels["digit of the next cell"]
+    known = following.known.reshape(digits.shape)
+    assert known[:, :-1].all()
+    assert not known[:, -1].any()
+    assert np.array_equal(following.target.reshape(digits.shape)[:, :-1], digits[:, 1:])
+    assert majority(labels["digit"], labels["digit"]) == np.bincount(digits.flatten()).max() / digits.numel()
+
+
+# --- maps and clusters -----------------------------------------------------------------------------------------------
+
+
+def test_planted_clusters_are_found_and_one_gaussian_has_none() -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(10), 60)
+    points = rng.normal(size=(10, 8))[label] * 20 + rng.normal(size=(600, 8))
+    cluster = embeddings.hdbscan(points)
+    scores = dict(zip(embeddings.SCORES, embeddings.score(points, label, cluster), strict=True))
+    assert scores["HDBSCAN clusters"] == 10
+    assert scores["HDBSCAN ARI"] >= 0.99
+    assert scores["k-means ARI"] >= 0.99
+    assert scores["accuracy of 15 neighbors"] == 1
+    mixed = rng.permutation(label)
+    assert (
+        abs(dict(zip(embeddings.SCORES, embeddings.score(points, mixed, cluster), strict=True))["k-means ARI"]) < 0.02
+    )
+    assert embeddings.hdbscan(rng.normal(size=(500, 8))).max() == -1
+
+
+def test_pca_explains_a_known_covariance_and_does_not_mind_the_sign() -> None:
+    rng = np.random.default_rng(0)
+    left = np.linalg.qr(rng.normal(size=(200, 3)) - 0.0)[0]
+    left = np.linalg.qr(left - left.mean(axis=0))[0]
+    values = left * [3.0, 2.0, 1.0]
+    _, coordinates, shares = embeddings.principal_axes(values)
+    assert shares[:3] == pytest.approx(np.array([9, 4, 1]) / 14, abs=1e-6)
+    assert embeddings.reduce(values).shape[1] == 3
+    x = rng.exponential(size=(100, 4))
+    assert np.allclose(embeddings.principal_axes(-x)[1], embeddings.principal_axes(x)[1])
+    assert coordinates.shape == (200, 3)
+
+
+def test_a_map_is_trusted_as_far_as_it_keeps_neighbors() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(600, 2))
+    assert embeddings.map_quality(points, points) == (1.0, 1.0)
+    trust, kept = embeddings.map_quality(points, rng.permutation(points))
+    assert trust == pytest.approx(0.5, abs=0.05)
+    assert kept < 0.1
+
+
+def test_positions_are_no_clusters() -> None:
+    inputs = make_inputs(TASKS["reader"])
+    samples = first_samples(inputs, "test", 240)
+    space = embeddings.layer_spaces(inputs.task, samples)[HEAD]
+    cell = samples.answers.cell.numpy()
+    assert max(np.abs(space[cell == each].mean(axis=0)).max() for each in range(4)) < 1e-12
