@@ -1,9 +1,9 @@
 """What every analysis works on: a task in double precision, and one named set of samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 import torch
@@ -17,6 +17,21 @@ from patchwork.tasks import Predictions, Task
 
 
 @dataclass(frozen=True, eq=False)
+class Snapshot:
+    """Weights of a task at a validation.
+
+    Attributes:
+        epoch: of training, from 1.
+        step: optimizer steps done.
+        state_dict: the task's, as validation used it.
+    """
+
+    epoch: int
+    step: int
+    state_dict: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class AnalysisInputs:
     """A trained task with samples of one split; an analysis changes neither.
 
@@ -26,6 +41,7 @@ class AnalysisInputs:
         split: the split that samples are from.
         predictions: saved predictions by split, of the weights of the task; those of `split` may be missing.
         untrained: the same task with the weights that its training began with, as a control; None if not at hand.
+        history: the weights of the validations of its training, in order, if they were kept.
     """
 
     task: Task
@@ -33,6 +49,7 @@ class AnalysisInputs:
     split: Split = "test"
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     untrained: Task | None = None
+    history: Sequence[Snapshot] = ()
 
     @classmethod
     def from_task(
@@ -43,11 +60,12 @@ class AnalysisInputs:
         split: Split = "test",
         predictions: Mapping[str, Predictions] | None = None,
         untrained: Task | None = None,
+        history: Sequence[Snapshot] = (),
     ) -> "AnalysisInputs":
         """Copy tasks to the CPU in double precision; the data module is set up if it was not."""
         data.prepare_data()
         data.setup("")
-        return cls(freeze(task), data, split, predictions or {}, untrained and freeze(untrained))
+        return cls(freeze(task), data, split, predictions or {}, untrained and freeze(untrained), history)
 
     def first(self, count: int) -> Batch:
         """Return the first samples of the split, all of them if there are fewer."""
@@ -60,6 +78,12 @@ class AnalysisInputs:
     @property
     def num_samples(self) -> int:
         return self.data.num_samples[self.split]
+
+    def at(self, snapshot: Snapshot) -> "AnalysisInputs":
+        """Return the same inputs with the weights that the task had at a validation."""
+        task = deepcopy(self.task)
+        task.load_state_dict(snapshot.state_dict)
+        return replace(self, task=task)
 
     def require_untrained(self) -> Task:
         """Return the untrained control.

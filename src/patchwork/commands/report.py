@@ -15,7 +15,7 @@ def command(args: list[str]) -> int:
     return call_command("report", report, args)
 
 
-def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = "all") -> None:
+def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = "all", replay: bool = False) -> None:
     """Write the page of a run: figures of what its model does and why, in one file that needs no network.
 
     The page is report.html in the run directory. The results that it draws are in its directory report: one .npz file
@@ -24,17 +24,26 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
     Args:
         run: a run directory.
         figures: all, none, or the names of figures, as [confusion,calibration].
+        replay: play the first validation samples through all epochs in the terminal, and write no page; for a run that
+            was trained with watch=true.
 
     Raises:
         PatchworkError: of the kind that says what is wrong.
     """
     chosen = choose_figures(figures)
+    if replay and figures != "all":
+        raise ConfigError(f"replay=true is not allowed with figures={figures}: it writes no page")
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.report.build import write_page
     from patchwork.runs.page import describe_run, make_inputs
     from patchwork.runs.run import Run
 
     loaded = Run.load(run)
+    if replay:
+        from patchwork.runs.replay import play
+
+        play(loaded)
+        return
     path = write_page(describe_run(loaded.run_dir, loaded.config), make_inputs(loaded), chosen)
     print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
 

@@ -41,6 +41,7 @@ SCALAR_KEYS: dict[str, Any] = {
     "seed": Annotated[int, Interval(ge=0, le=2**32 - 1)],
     "checkpoint_every_seconds": NonNegativeFloat,
     "report": Literal["short", "none"],
+    "watch": bool,
     "run_dir": Annotated[str, MinLen(1)] | None,
     "resume": Annotated[str, MinLen(1)] | None,
     "init_from": Annotated[str, MinLen(1)] | None,

@@ -19,11 +19,11 @@ def render(result: Neighbors) -> Rendered:
     low, high = result.interval
     votes = int((result.votes[:, 0] > result.votes[:, 1]).sum())
     caption = (
-        f"The {len(result.index)} surest of {len(result.votes):,} mistakes in {result.unit}, each image once, and which of "
-        f"{result.n_training:,} training images, as they are seen in training, are nearest to each by what the model "
-        f"holds {result.layer}. Of all mistakes, {votes} ({result.misled:.0%}, 95 % interval {low:.0%} to {high:.0%}) "
-        "are nearer to training images of the class that was answered: more of the 15 nearest are of that class than "
-        "of the right one."
+        f"The {len(result.index)} surest of {len(result.votes):,} mistakes in {result.unit}, each image once, and "
+        f"which of {result.n_training:,} training images, as they are seen in training, are nearest to each by what "
+        f"the model holds {result.layer}. Of all mistakes, {votes} ({result.misled:.0%}, 95 % interval {low:.0%} to "
+        f"{high:.0%}) are nearer to training images of the class that was answered: more of the 15 nearest are of that "
+        "class than of the right one."
     )
     header = "".join(
         f'<th scope="col">{cell}</th>' for cell in ("mistake", "right", "answered", "", "nearest training images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +87,7 @@ def stacks(layers: tuple[str, ...]) -> list[slice]:
     starts = [index for index, name in enumerate(layers) if index == 0 or name.endswith((".input", ".context"))]
     starts += [index + 1 for index, name in enumerate(layers) if name.endswith(".context")]
     bounds = sorted({*starts, len(layers) - 1})
-    return [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    return [slice(*pair) for pair in pairwise(bounds)]
 
 
 def table(result: Probes) -> str:

@@ -25,6 +25,9 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("confusion", "What is confused with what", short=True),
     Section("attention", "Where it looks", short=True),
+    Section("generation", "What it expects of each patch, and where it looks"),
+    Section("sums", "How a sum is made of its images"),
+    Section("matches", "What it takes for the anchor"),
     Section("ablation", "What it cannot do without"),
     Section("patching", "Which activation carries the answer"),
     Section("logit_attribution", "What each part adds to an answer"),
@@ -32,5 +35,6 @@ SECTIONS: tuple[Section, ...] = (
     Section("probes", "What can be read off each layer"),
     Section("embeddings", "How it arranges them"),
     Section("neighbors", "Its surest mistakes, and the training images nearest to them"),
+    Section("learning", "How it learned it"),
     Section("calibration", "How far its probabilities can be trusted", short=True),
 )

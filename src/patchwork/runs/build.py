@@ -22,6 +22,7 @@ from patchwork.training.checkpointing import Checkpointer
 from patchwork.training.loss_logger import LossLogger
 from patchwork.training.seeding import SeedEveryStep
 from patchwork.training.timing import RunTimer
+from patchwork.training.watch import Watch
 
 
 def build(config: DictConfig) -> tuple[BaseDataModule, Task]:
@@ -80,6 +81,7 @@ def build_callbacks(config: DictConfig, timer: RunTimer, checkpointer: Checkpoin
         timer,
         LossLogger(config.trainer.log_every_n_steps),
         *instantiate_group(config, "callbacks"),
+        *([Watch(checkpointer)] if config.get("watch") else []),
         checkpointer,  # last, so that it saves what the others made of the batch
     ]
 

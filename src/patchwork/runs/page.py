@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.inputs import AnalysisInputs, Snapshot
 from patchwork.data import BaseDataModule
 from patchwork.report.build import RunDescription
 from patchwork.runs.build import build, preserve_rng
@@ -14,6 +14,8 @@ from patchwork.runs.predictions import predictions_path, read_table
 from patchwork.runs.run import Run
 from patchwork.runs.run_dir import choice_names
 from patchwork.tasks import Predictions, Task
+from patchwork.training.checkpoint_io import read_checkpoint
+from patchwork.training.watch import watched_paths
 
 
 def describe_run(run_dir: Path, config: DictConfig) -> RunDescription:
@@ -43,7 +45,19 @@ def make_inputs(run: Run) -> AnalysisInputs:
     predictions = {"val": run.predictions("val"), "test": run.predictions("test")} if saves else {}
     with preserve_rng():
         _, untrained = build(run.config)
-    return AnalysisInputs.from_task(run.task, run.data, predictions=predictions, untrained=untrained)
+    return AnalysisInputs.from_task(
+        run.task, run.data, predictions=predictions, untrained=untrained, history=read_history(run.run_dir)
+    )
+
+
+def read_history(run_dir: Path) -> list[Snapshot]:
+    """Return the weights of the validations of a run's training, in order; none if they were not kept.
+
+    Raises:
+        DataError: if one of them is damaged.
+    """
+    states = [read_checkpoint(path) for path in watched_paths(run_dir)]
+    return [Snapshot(state["epoch"], state["step"], state["state_dict"]) for state in states]
 
 
 def saved_inputs(run_dir: Path, task: Task, data: BaseDataModule) -> AnalysisInputs:

@@ -34,6 +34,7 @@ RESUMABLE_KEYS = (  # and all below them: where a run computes and what it shows
     "trainer.profiler",
     "checkpoint_every_seconds",
     "report",
+    "watch",
     "data.num_workers",
     "dataset.root",
     "data.dataset.root",

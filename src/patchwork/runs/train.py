@@ -155,6 +155,10 @@ def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous, run_dir:
     data, task = build(config)
     if config.trainer.strategy == "fsdp":
         check_fsdp(config, task)
+        if config.get("watch"):
+            raise ConfigError(
+                "watch=true is not allowed with trainer.strategy=fsdp, which has no whole model: use false"
+            )
     timer, checkpointer = RunTimer(launch.start_time), Checkpointer(config.checkpoint_every_seconds)
     trainer = make_trainer(config, build_callbacks(config, timer, checkpointer))
     trainer.precision_plugin.convert_module(task)  # Lightning converts only after weights are read and averages made
