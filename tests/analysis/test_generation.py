@@ -23,6 +23,7 @@ ANCHOR = ["task=anchor", "dataset=uci", "model.embed_dim=16"]
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "NUM_IMAGES", 12)
+    monkeypatch.setattr(generation, "NUM_SHOWN", 2)
     monkeypatch.setattr(sums, "NUM_SEQUENCES", 40)
     monkeypatch.setattr(matches, "NUM_SEQUENCES", 60)
 
@@ -39,7 +40,7 @@ def make_inputs(overrides: list[str]) -> AnalysisInputs:
 # --- generator -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokenizer", ["patch4x4", "binary"])
+@pytest.mark.parametrize("tokenizer", ["patch4x4", "patch2x2"])
 def test_bits_are_the_likelihood_and_weights_are_causal(tokenizer: str, tmp_path: Path) -> None:
     inputs = make_inputs([*PIXELS, f"model.tokenizer={tokenizer}"])
     result = generation.analyze(inputs)

@@ -58,6 +58,8 @@ def test_layers_are_probed_and_mapped(name: str, tmp_path: Path, monkeypatch: py
         assert "blocks.0, class token" in result.layers
     result.save(tmp_path)
     assert probes_figure.render(probes.Probes.load(tmp_path)) == probes_figure.render(result)
+    if name not in ("reader", "class token"):
+        return
     monkeypatch.setattr(embeddings, "NUM_POINTS", 120)
     mapped = embeddings.analyze(inputs)
     assert mapped.points.shape[1:] == (len(mapped.label), 2)

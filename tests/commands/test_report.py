@@ -16,14 +16,15 @@ NAMES = [section.name for section in SECTIONS]
 def test_page_of_a_run_has_every_figure_and_is_the_same_bytes(
     command: Command, run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("report", f"run={run_copy}") == 0
+    figures = f"figures=[{','.join(NAMES)}]"
+    assert command("report", f"run={run_copy}", figures) == 0
     assert capsys.readouterr().out.startswith(f"{run_copy / 'report.html'} (")
     page = (run_copy / "report.html").read_bytes()
     assert len(page) < 1_000_000
     assert all(f'<section id="{name}">' in page.decode() for name in NAMES)
     numbers = json.loads((run_copy / "report" / "numbers.json").read_text())
     assert {*numbers} == {path.stem for path in (run_copy / "report").glob("*.npz")}
-    assert command("report", f"run={run_copy}") == 0
+    assert command("report", f"run={run_copy}", figures) == 0
     assert (run_copy / "report.html").read_bytes() == page
 
 
@@ -31,11 +32,21 @@ def test_page_of_a_run_has_every_figure_and_is_the_same_bytes(
 def test_figures_are_chosen(
     command: Command, run_copy: Path, monkeypatch: pytest.MonkeyPatch, figures: str, shown: list[str]
 ) -> None:
-    made = []
+    made, audit = [], build.PageSection("audit", "Audit", Rendered("", ""))
+    monkeypatch.setattr("patchwork.evaluation.audit.section.audit_section", lambda *_: audit)
     empty = build.PageSection("name", "title", Rendered("", ""))
     monkeypatch.setattr(build, "figure_section", lambda section, *_: made.append(section.name) or empty)
     assert command("report", f"run={run_copy}", f"figures={figures}") == 0
     assert made == shown
+    assert ('<section id="audit">' in (run_copy / "report.html").read_text()) == (figures == "all")
+
+
+def test_audit_is_a_section_of_the_page(command: Command, run_copy: Path) -> None:
+    assert command("report", f"run={run_copy}", "figures=audit") == 0
+    page = (run_copy / "report.html").read_text()
+    assert "kv_cache_equivalence" in page
+    assert "points to the planted place" in page
+    assert "patchwork audit run=" in page
 
 
 @pytest.mark.parametrize(

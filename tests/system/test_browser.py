@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from helpers import run_command
 
+from patchwork.report.sections import SECTIONS
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -27,7 +29,8 @@ def browser() -> Iterator[Any]:
 def page_path(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the full page of a run whose directory has a hostile name."""
     run_dir = shutil.copytree(finished_run, tmp_path_factory.mktemp("hostile") / NAME)
-    assert run_command("report", f"run='{run_dir}'", cwd=run_dir.parent) == 0
+    figures = ",".join(section.name for section in SECTIONS)
+    assert run_command("report", f"run='{run_dir}'", f"figures=[{figures}]", cwd=run_dir.parent) == 0
     return Path(run_dir) / "report.html"
 
 

@@ -70,27 +70,17 @@ def audit(overrides: list[str]) -> None:
 
 def print_explanations(task: "Task", data: "BaseDataModule") -> None:
     """Plant answers in a known place, and print which explanations find it in this architecture."""
-    import torch
-
-    from patchwork.analysis.inputs import select_samples
     from patchwork.analysis.result import NotApplicableError
-    from patchwork.core.progress import Progress
-    from patchwork.evaluation.audit.planted import NUM_SAMPLES, find_marks_by, plant
-    from patchwork.stats.intervals import wilson
+    from patchwork.evaluation.audit.planted import judge_explanations, tells_the_truth
 
-    data.setup("")
-    indices = torch.arange(min(2 * NUM_SAMPLES, data.num_samples["val"]))
-    half = len(indices) // 2
     try:
-        with Progress("planting an answer in a known place"):
-            planted = plant(task, *(select_samples(data, "val", each) for each in (indices[half:], indices[:half])))
-            found = find_marks_by(planted)
+        found = judge_explanations(task, data)
     except NotApplicableError as error:
         print(f"explanations were not tried: {error}")
         return
     print("explanations, with this architecture trained on answers that were planted in a known place:")
     for name, (hits, total) in found.items():
-        verdict = "finds it" if wilson(hits, total)[0] > 0.5 else "does not"
+        verdict = "finds it" if tells_the_truth(hits, total) else "does not"
         print(f"  {verdict:<8}  {name:<12} points to it in {hits} of {total} answers")
 
 

@@ -1,5 +1,6 @@
 """Write the page of a run: figures of what its model does and why, in one file that needs no network."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from patchwork.commands.app import call_command
@@ -9,6 +10,9 @@ from patchwork.core.types import PathStr
 
 if TYPE_CHECKING:
     from patchwork.report.sections import Section
+
+
+AUDIT = "audit"  # the section of `patchwork audit`, which is no figure of an analysis
 
 
 def command(args: list[str]) -> int:
@@ -23,14 +27,14 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
 
     Args:
         run: a run directory.
-        figures: all, none, or the names of figures, as [confusion,calibration].
+        figures: all, none, or the names of figures, as [confusion,calibration]; audit is one of them.
         replay: play the first validation samples through all epochs in the terminal, and write no page; for a run that
             was trained with watch=true.
 
     Raises:
         PatchworkError: of the kind that says what is wrong.
     """
-    chosen = choose_figures(figures)
+    chosen, audited = choose_figures(figures)
     if replay and figures != "all":
         raise ConfigError(f"replay=true is not allowed with figures={figures}: it writes no page")
     import patchwork.core.fast_import  # noqa: F401
@@ -44,12 +48,18 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
 
         play(loaded)
         return
-    path = write_page(describe_run(loaded.run_dir, loaded.config), make_inputs(loaded), chosen)
+    description, inputs = describe_run(loaded.run_dir, loaded.config), make_inputs(loaded)
+    if audited:
+        from patchwork.evaluation.audit.section import audit_section
+
+        audit = audit_section(str(loaded.run_dir), loaded.task, loaded.data)
+        description = replace(description, extra=(audit,))
+    path = write_page(description, inputs, chosen)
     print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
 
 
-def choose_figures(figures: str | list[str]) -> "list[Section]":
-    """Return the figures of these names, in the order of the page.
+def choose_figures(figures: str | list[str]) -> "tuple[list[Section], bool]":
+    """Return the figures of these names, in the order of the page, and whether the audit is one of them.
 
     Raises:
         ConfigError: if there is no such figure.
@@ -58,13 +68,13 @@ def choose_figures(figures: str | list[str]) -> "list[Section]":
 
     names = [figures] if isinstance(figures, str) else figures
     if names == ["all"]:
-        return [*SECTIONS]
+        return [*SECTIONS], True
     if names == ["none"]:
-        return []
-    known = [section.name for section in SECTIONS]
+        return [], False
+    known = [*(section.name for section in SECTIONS), AUDIT]
     for name in names:
         if name not in known:
             meant = closest(name, known)
             hint = f" (did you mean {meant}?)" if meant else ""
             raise ConfigError(f"figures={name} is not allowed{hint}: use all, none, or a list of {', '.join(known)}")
-    return [section for section in SECTIONS if section.name in names]
+    return [section for section in SECTIONS if section.name in names], AUDIT in names

@@ -12,7 +12,7 @@ from patchwork.evaluation.audit.base import AuditContext, CheckResult, not_appli
 from patchwork.training.fit_steps import fit_steps
 from patchwork.training.schedulers import wsd
 
-ZERO_GRAD_RATIO = 1e-10  # of the largest gradient norm: smaller ones are rounding
+ZERO_GRAD_RATIO = 1e-13  # of the largest gradient norm: smaller ones are rounding
 INIT_LOSS_RTOL = 0.25
 OVERFIT_STEPS = 150
 MAX_LOSS_RATIO = 0.1  # of the loss without images, after overfitting

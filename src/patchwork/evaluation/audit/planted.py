@@ -21,10 +21,12 @@ from torch.nn import functional as F
 
 from patchwork.analysis.explanations import CONTROLS, UNIT, ask
 from patchwork.analysis.faithfulness import explain
-from patchwork.analysis.inputs import freeze
+from patchwork.analysis.inputs import freeze, select_samples
 from patchwork.analysis.result import NotApplicableError
-from patchwork.data import Batch
+from patchwork.core.progress import Progress
+from patchwork.data import BaseDataModule, Batch
 from patchwork.data.rng import make_rng
+from patchwork.stats.intervals import wilson
 from patchwork.tasks import Classify, Icons, Seq2Seq, Task
 from patchwork.training.fit_steps import fit_steps
 from patchwork.training.schedulers import wsd
@@ -189,6 +191,26 @@ def measure(task: Task, batch: Batch, marks: list[list[Mark]]) -> tuple[float, f
     follows = (answers["marks"] == target.roll(1, dims=0)).double().mean()
     ignores = (answers["rest"] == answers["none"]).double().mean()
     return float(follows), float(ignores)
+
+
+def judge_explanations(task: Task, data: BaseDataModule) -> dict[str, tuple[int, int]]:
+    """Plant answers in validation samples, and return in how many of how many each explanation points to them.
+
+    Raises:
+        NotApplicableError: if the task or the architecture cannot be planted with answers.
+    """
+    data.setup("")
+    indices = torch.arange(min(2 * NUM_SAMPLES, data.num_samples["val"]))
+    half = len(indices) // 2
+    with Progress("planting an answer in a known place"):
+        return find_marks_by(
+            plant(task, *(select_samples(data, "val", each) for each in (indices[half:], indices[:half])))
+        )
+
+
+def tells_the_truth(hits: int, total: int) -> bool:
+    """Return whether an explanation points to the planted place more often than not, even with bad luck."""
+    return wilson(hits, total)[0] > 0.5
 
 
 def find_marks_by(plant: Plant) -> dict[str, tuple[int, int]]:
