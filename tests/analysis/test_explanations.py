@@ -1,8 +1,10 @@
 """Explanations against planted truths: a linear network, tokens that never move, a mark that is all that matters."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from analysis_helpers import build_small
@@ -13,6 +15,7 @@ from patchwork.analysis import ablation, faithfulness, patching
 from patchwork.analysis.explanations import (
     METHODS,
     NUM_DELETIONS,
+    NUM_STEPS,
     Question,
     ask,
     deletion_curve,
@@ -102,6 +105,20 @@ def test_gradients_of_a_linear_network_are_its_weights() -> None:
         relevance(question)
 
 
+def test_integrated_gradients_are_those_of_captum() -> None:
+    attr = pytest.importorskip("captum.attr")
+    question = make_question(MODELS["vit"])
+    image = question.batch["image"]
+    reference = attr.IntegratedGradients(question.score).attribute(
+        image,
+        baselines=torch.full_like(image, question.background),
+        n_steps=NUM_STEPS,
+        method="riemann_middle",
+        internal_batch_size=len(image),
+    )
+    torch.testing.assert_close(integrated(question), reference.mean(dim=1), rtol=1e-6, atol=1e-10)
+
+
 def test_where_nothing_is_moved_there_is_no_relevance_though_rollout_shows_some() -> None:
     question = make_question(MODELS["vit"])
     for block in question.task.model.blocks:
@@ -120,6 +137,13 @@ def test_deletion_goes_from_the_whole_image_to_the_empty_one() -> None:
     torch.testing.assert_close(curve[:, -1], question.score(empty))
     assert (curve.mean(dim=1) <= deletion_curve(question, -maps).mean(dim=1)).all()  # of a linear network, the best
     assert float(relative(curve)[:, 0].mean()) == pytest.approx(1)
+    inserted = deletion_curve(question, maps, insert=True)
+    torch.testing.assert_close(inserted[:, 0], curve[:, -1])
+    torch.testing.assert_close(inserted[:, -1], curve[:, 0])
+    backwards = deletion_curve(question, -maps).flip(
+        1
+    )  # what is deleted last is inserted first, but for rounded shares
+    torch.testing.assert_close(inserted.mean(), backwards.mean(), rtol=0.05, atol=0.05)
 
 
 def test_exact_attributions_are_better_than_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -169,3 +193,18 @@ def test_places_cannot_be_planted_in_sequences() -> None:
     batch = data.make_batch("val", (0, 0), slice(None))
     with pytest.raises(NotApplicableError, match="classes of one image"):
         planted.find_marks(task, batch)
+
+
+def test_maps_of_an_untrained_network_are_no_better_than_the_ink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faithfulness, "NUM_SAMPLES", 60)
+    inputs = make_inputs(["task=classify", "dataset=uci"], Linear())
+    control = make_inputs(["task=classify", "dataset=uci"], Linear()).task
+    torch.manual_seed(1)
+    control.model.linear.weight.zero_()
+    result = analyze(replace(inputs, untrained=control))
+    names = [name for name in result.methods if name.endswith("untrained")]
+    assert names == ["gradient, untrained"]
+    assert not result.is_better_than_ink(result.methods.index("gradient, untrained"))
+    assert np.isfinite(result.insertion[: result.num_methods]).all()
+    ink, exact = (result.insertion[result.methods.index(name), 0] for name in ("ink", "integrated"))
+    assert exact > ink

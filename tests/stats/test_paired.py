@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from patchwork.stats.paired import (
+    blame,
     expected_maximum,
     holm,
     paired_test,
@@ -64,6 +65,32 @@ def test_interval_covers_the_difference_and_power_is_what_the_formula_says(monke
         errors.append(test.std_error)
     assert 0.935 <= np.mean(covered) <= 0.965
     assert np.mean(found) == pytest.approx(norm.cdf(truth / np.mean(errors) - 1.96), abs=0.03)
+
+
+@pytest.mark.parametrize("sticks", [True, False])
+def test_answers_about_several_images_are_tested_over_the_image_to_blame(
+    monkeypatch: pytest.MonkeyPatch, sticks: bool
+) -> None:
+    """Equal models whose errors stick to images are called different as often as the level says, others less."""
+    monkeypatch.setattr("patchwork.stats.paired.NUM_FLIPS", 999)
+    rng, found = np.random.default_rng(2), []
+    for _ in range(400):
+        images = rng.integers(0, 1000, (1000, 5))
+        images[rng.random(1000) < 0.5, 3:] = -1
+        if sticks:
+            wrong = [(rng.random(1000) < 0.008)[images] & (images >= 0) for _ in range(2)]
+        else:
+            wrong = [rng.random((1000, 1)) < 0.02 for _ in range(2)]
+        right_a, right_b = (~each.any(axis=1, keepdims=True) for each in wrong)
+        contributions, _ = unit_differences(right_a, right_b, images)
+        found.append(sign_flip_p_value(contributions) < 0.05)
+    assert (0.02 if sticks else 0.005) <= np.mean(found) <= 0.085  # three standard errors
+
+
+def test_blame_goes_to_the_image_of_most_answers() -> None:
+    images = np.array([[1, 2], [2, 3], [2, -1], [4, 5], [6, 7]])
+    differs = np.array([[True], [True], [True], [True], [False]])
+    assert blame(differs, images)[:, 0].tolist() == [2, 2, 2, 4, -5]
 
 
 def test_contributions_add_up_to_the_difference() -> None:

@@ -292,15 +292,16 @@ CONTROLS: dict[str, Method] = {method.__name__: method for method in (ink, blurr
 # --- faithfulness ----------------------------------------------------------------------------------------------------
 
 UNIT = 4  # side in pixels of what is deleted at once
-NUM_DELETIONS = 12
+NUM_DELETIONS = 8
 
 
-def deletion_curve(question: Question, maps: Tensor) -> Tensor:
+def deletion_curve(question: Question, maps: Tensor, *, insert: bool = False) -> Tensor:
     """Return what is explained while the most important parts of the image are deleted, one share after another.
 
     Args:
         question: what is asked.
         maps: importance of each pixel (B, height, width); that of a part of 4×4 pixels is their sum.
+        insert: begin with an empty image, and insert them instead.
 
     Returns:
         Values (B, 1 + NUM_DELETIONS) after 0, 1/NUM_DELETIONS, … of the parts that are not empty.
@@ -313,7 +314,7 @@ def deletion_curve(question: Question, maps: Tensor) -> Tensor:
     ranks = importance.masked_fill(~filled, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     shares = torch.linspace(0, 1, NUM_DELETIONS + 1, dtype=torch.float64)
     counts = (shares[None] * filled.sum(dim=1, keepdim=True)).round()  # (B, 1 + NUM_DELETIONS)
-    deleted = ranks[:, None] < counts[:, :, None]
+    deleted = (ranks[:, None] < counts[:, :, None]) != insert
     grid = (image.shape[-2] // UNIT, image.shape[-1] // UNIT)
     mask = repeat(deleted.unflatten(2, grid), "b k h w -> (b k) 1 (h p) (w q)", p=UNIT, q=UNIT)
     images = image.repeat_interleave(len(shares), dim=0).masked_fill(mask, question.background)

@@ -5,19 +5,24 @@ the model: nothing but ink can matter. So each method is compared with the ink, 
 better explains nothing that the image did not say (controls: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from patchwork.analysis.explanations import CONTROLS, METHODS, Question, ask, deletion_curve
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.stats.intervals import mean_interval
+from patchwork.tasks import Task
 from patchwork.tasks.base import to_unit_range
 
 NUM_SAMPLES, NUM_SHOWN = 32, 4
+ZERO_STD = 0.02
+UNTRAINED = ("rollout", "relevance", "gradient")  # methods that are quick enough to be tried there, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +30,16 @@ class Faithfulness(Result):
     """Explanations with their grades.
 
     Attributes:
-        methods: names of the methods, then of the controls.
+        methods: names of the methods, then of the controls: maps that never saw the model, and those of the methods on
+            the untrained network.
         num_methods: how many of them are methods.
         refused: why other methods do not apply.
         curves: (M, K) mean of what is explained while more and more is deleted, relative to that of the whole images.
         area: (M, 3) mean area under the curve, with 95 % interval over samples; smaller is better.
+        insertion: (M, 3) the same while parts are inserted into an empty image; greater is better. NaN of other
+            controls than the ink.
         below_ink: (M, 3) by how much it is smaller than that of the ink on the same samples, with interval.
-        maps: (M, n, height, width) of the samples that are shown.
+        maps: (num_methods, n, height, width) of the samples that are shown.
         images: (n, C, height, width) uint8.
         answers: (n,) which answer of each is explained, from 1 on.
         n: number of samples.
@@ -44,6 +52,7 @@ class Faithfulness(Result):
     refused: tuple[str, ...]
     curves: np.ndarray
     area: np.ndarray
+    insertion: np.ndarray
     below_ink: np.ndarray
     maps: np.ndarray
     images: np.ndarray
@@ -75,8 +84,16 @@ def analyze(inputs: AnalysisInputs) -> Faithfulness:
     maps, refused = explain(question)
     num_methods = len(maps)
     maps |= {name: control(question) for name, control in CONTROLS.items()}
+    if inputs.untrained is not None:
+        other = question._replace(task=randomize_zeros(inputs.untrained))
+        maps |= {f"{name}, untrained": METHODS[name](other).detach() for name in maps if name in UNTRAINED}
     curves = {name: relative(deletion_curve(question, each)) for name, each in maps.items()}
     areas = {name: each.mean(dim=1).numpy() for name, each in curves.items()}
+    insertion = {
+        name: relative(deletion_curve(question, each, insert=True).flip(1)).mean(dim=1).numpy()
+        for name, each in maps.items()
+        if name in METHODS or name == "ink"
+    }
     shown = slice(0, NUM_SHOWN)
     return Faithfulness(
         methods=tuple(maps),
@@ -84,15 +101,33 @@ def analyze(inputs: AnalysisInputs) -> Faithfulness:
         refused=tuple(refused),
         curves=np.stack([each.mean(dim=0).numpy() for each in curves.values()]),
         area=np.array([[each.mean(), *mean_interval(each)] for each in areas.values()]),
+        insertion=np.array(
+            [
+                [insertion[name].mean(), *mean_interval(insertion[name])] if name in insertion else [np.nan] * 3
+                for name in maps
+            ]
+        ),
         below_ink=np.array(
             [[gap.mean(), *mean_interval(gap)] for gap in (areas["ink"] - each for each in areas.values())]
         ),
-        maps=np.stack([each[shown].numpy().astype(np.float32) for each in maps.values()]),
+        maps=np.stack([each[shown].numpy().astype(np.float32) for each in [*maps.values()][:num_methods]]),
         images=(to_unit_range(question.batch["image"][shown]) * 255).round().byte().numpy(),
         answers=question.answer[shown].numpy() + 1,
         n=len(question.answer),
         unit=f"{inputs.split} {inputs.task.samples_name}",
     )
+
+
+def randomize_zeros(task: Task) -> Task:
+    """Return a copy of a task with small random weights where all are 0, as of a head that begins with uniform answers.
+
+    Without it, no method says anything of an untrained network.
+    """
+    task, rng = deepcopy(task), torch.Generator().manual_seed(0)
+    for parameter in task.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) * ZERO_STD)
+    return task
 
 
 def explain(question: Question) -> tuple[dict[str, Tensor], list[str]]:

@@ -90,10 +90,21 @@ def scores_table(result: Faithfulness) -> str:
             name if index < result.num_methods else f"{name} (control)",
             f"{area:.3f} ({low:.3f} – {high:.3f})",
             "" if name == "ink" else "{:+.3f} ({:+.3f} – {:+.3f})".format(*result.below_ink[index]),
+            "{:.3f} ({:.3f} – {:.3f})".format(*result.insertion[index])
+            if np.isfinite(result.insertion[index, 0])
+            else "",
         ]
         for index, (name, (area, low, high)) in enumerate(zip(result.methods, result.area, strict=True))
     ]
-    return html_table(["method", "area under the curve", "smaller than that of ink by"], rows)
+    return html_table(
+        [
+            "method",
+            "area of deletion (less is better)",
+            "less than that of ink by",
+            "area of insertion (more is better)",
+        ],
+        rows,
+    )
 
 
 def plot(result: Faithfulness) -> Figure:
@@ -104,6 +115,8 @@ def plot(result: Faithfulness) -> Figure:
     axes = figure.add_subplot()
     x = np.linspace(0, 100, result.curves.shape[1])
     for index, (name, curve) in enumerate(zip(result.methods, result.curves, strict=True)):
+        if name.endswith("untrained"):
+            continue  # in the table
         is_method = index < result.num_methods
         color = PALETTE[index % len(PALETTE)] if is_method else MUTED
         style = "-" if is_method else (":", "--", "-.", (0, (1, 4)))[(index - result.num_methods) % 4]

@@ -6,7 +6,8 @@ cases instead of one in twenty. Here each difference between two models is attri
 the digits are the units.
 
 N samples of T parts each, as the cells of a grid; `right` (N, T) whether the answer to each is right, `units` (N, T)
-which digit it shows.
+which digit it shows. Of samples with one answer about S images, as a sum, `right` is (N, 1) and `units` (N, S): which
+image is to blame is not known then, see `blame`.
 """
 
 import math
@@ -51,9 +52,16 @@ def unit_differences(right_a: np.ndarray, right_b: np.ndarray, units: np.ndarray
     A sample that A answers and B does not counts 1, shared out among the parts that B has wrong, and the other way
     round; the contributions of all units add up to the difference times N. Units without a difference are left out.
 
+    Args:
+        right_a: (N, T) answers of A.
+        right_b: (N, T) answers of B.
+        units: (N, T), or (N, S) if T is 1; −1 where there is none.
+
     Returns:
         Contributions (U,) and units (U,), in ascending order.
     """
+    if units.shape != right_a.shape:
+        units = blame(right_a != right_b, units)
     whole_a, whole_b = right_a.all(axis=1), right_b.all(axis=1)
     shares = np.zeros(right_a.shape)
     for wins, loses, sign in ((whole_a, ~right_b, 1.0), (whole_b, ~right_a, -1.0)):
@@ -63,6 +71,30 @@ def unit_differences(right_a: np.ndarray, right_b: np.ndarray, units: np.ndarray
     contributions = np.bincount(inverse.flatten(), weights=shares.flatten(), minlength=len(which))
     differing = np.bincount(inverse.flatten(), weights=np.abs(shares).flatten(), minlength=len(which)) > 0
     return contributions[differing], which[differing]
+
+
+def blame(differs: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the image (N, 1) that each answer on which two models differ is attributed to; −1 − row of others.
+
+    It is the one that is part of most of these answers, which are then explained, and so on: if a digit is misread, all
+    of its samples are one observation. Where answers err independently, few share an image, and it makes no difference.
+
+    Args:
+        differs: (N, 1) whether the two models differ.
+        images: (N, S) of each sample, −1 where there is none.
+    """
+    culprit = -1 - np.arange(len(images))
+    rows, cols = np.nonzero(differs & (images >= 0))
+    known, which = np.unique(images[rows, cols], return_inverse=True)
+    samples: list[set[int]] = [set() for _ in known]
+    for image, row in zip(which.tolist(), rows.tolist(), strict=True):
+        samples[image].add(row)
+    while any(samples):
+        worst = max(range(len(known)), key=lambda image: len(samples[image]))
+        explained = set(samples[worst])
+        culprit[[*explained]] = known[worst]
+        samples = [each - explained for each in samples]
+    return culprit[:, None]
 
 
 def paired_test(contributions: np.ndarray, num_samples: int) -> PairedTest:

@@ -31,8 +31,8 @@ class Answers(NamedTuple):
 
     Attributes:
         right: (N, T) whether each part of an answer is right.
-        units: (N, T) the independent unit of each part: the image that it is about, or the sample if it is about
-            several.
+        units: (N, T) the image that each part is about; (N, S) the images of a sample with one answer about several,
+            −1 where there is none; or the sample where no images are known.
         key: what must be equal for two runs to be compared.
     """
 
@@ -77,7 +77,8 @@ class FinishedRun:
             values[order].reshape(len(order), -1).numpy() for values in (predictions.prediction, predictions.target)
         )
         ids = predictions.image_ids[order].numpy()
-        if ids.shape != prediction.shape or (ids < 0).any():
+        known = (ids >= 0).all() if ids.shape == prediction.shape else prediction.shape[1] == 1 and (ids >= 0).any()
+        if not known:
             ids = predictions.index[order].numpy()[:, None].repeat(prediction.shape[1], axis=1)
         return Answers(prediction == target, ids, ids.tobytes() + target.tobytes())
 
