@@ -5,6 +5,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
+from patchwork.evaluation.compare.curves import render_curves
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
 
@@ -137,6 +138,7 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
     sections = [
         PageSection("settings", "Settings", Rendered(html_table(header, rows), caption, claims=claims), command),
         PageSection("seeds", "All seeds", dots(comparison)),
+        PageSection("curves", "Validation", render_curves(comparison)),
     ]
     if len(words) > NUM_CLAIMS:
         sections.append(PageSection("words", "In words", Rendered(paragraphs(words), "")))
