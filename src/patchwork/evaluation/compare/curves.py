@@ -79,11 +79,12 @@ def render_curves(comparison: Comparison) -> Rendered | str:
     if not any(each.runs for each in curves):
         return f"No run has logged val/{comparison.metric} in its {METRICS_FILE}."
     shown = [each for each in curves if each.runs][:MAX_SETTINGS]
+    num_runs = sum(len(each.runs) for each in shown)
     caption = (
-        f"val/{comparison.metric} of {sum(len(each.runs) for each in shown)} runs of {len(shown)} settings, over all "
-        "steps (left) and their second half (right). A thin line is a run, a thick one the mean of a setting at the "
-        "steps at which all of its runs were validated. The best epoch is chosen on these values, so that they are "
-        "optimistic: the verdicts rest on the test split."
+        f"val/{comparison.metric} of {num_runs} runs of {len(shown)} settings, over all steps (left) and the second "
+        "half of those of each run (right). A thin line is a run, a thick one the mean of a setting at the steps at "
+        "which all of its runs were validated. The best epoch is chosen on these values, so that they are optimistic: "
+        "the verdicts rest on the test split."
     )
     hidden, missing = sum(bool(each.runs) for each in curves) - len(shown), sum(each.missing for each in curves)
     caption += f" {hidden} lower settings are left out." if hidden else ""
@@ -121,12 +122,11 @@ def plot_curves(curves: Sequence[SettingCurves], metric: str) -> "Figure":
     styles = [(PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]) for i in range(len(curves))]
     figure = Figure(figsize=(8, 3.1 + 0.19 * len(curves)), layout="constrained")
     whole, late = figure.subplots(1, 2)
-    last = max(float(run.step[-1]) for each in curves for run in each.runs)
-    for axes, start, title in ((whole, 0.0, "all steps"), (late, last / 2, "second half")):
+    for axes, part, title in ((whole, 0.0, "all steps"), (late, 0.5, "second half of each run")):
         style_axes(axes, title, f"val/{metric}" if axes is whole else "")
         axes.set_xlabel("step", fontsize=NORMAL, color=TEXT)
         for each, (color, dashes) in zip(curves, styles, strict=True):
-            draw_setting(axes, each, start, color, dashes)
+            draw_setting(axes, each, part, color, dashes)
     handles = [Line2D([], [], color=color, ls=dashes, lw=1.8) for color, dashes in styles]
     labels = [each.label if len(each.label) <= MAX_LABEL else f"{each.label[: MAX_LABEL - 1]}…" for each in curves]
     legend = figure.legend(handles, labels, loc="outside lower left", fontsize=SMALL, frameon=False, labelcolor=TEXT)
@@ -135,13 +135,13 @@ def plot_curves(curves: Sequence[SettingCurves], metric: str) -> "Figure":
     return figure
 
 
-def draw_setting(axes: "Axes", curves: SettingCurves, start: float, color: str, dashes: str) -> None:
-    """Draw the runs of a setting from a step on, and their mean if there are several."""
+def draw_setting(axes: "Axes", curves: SettingCurves, part: float, color: str, dashes: str) -> None:
+    """Draw the runs of a setting after a part of their steps, and their mean if there are several."""
     from patchwork.figures.axes import markers
 
     mean = [curves.mean] if curves.mean is not None and len(curves.runs) > 1 else []
     for width, alpha, lines in ((0.7 if mean else 1.6, 0.5 if mean else 1.0, curves.runs), (1.8, 1.0, mean)):
         for line in lines:
-            late = line.step >= start
+            late = line.step >= part * line.step[-1]
             axes.plot(line.step[late], line.value[late], color=color, ls=dashes, lw=width, alpha=alpha,
                       **(markers(line, 1)))  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
 from patchwork.evaluation.compare.curves import render_curves
+from patchwork.evaluation.compare.importance import render_importance
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
 
@@ -140,6 +141,9 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
         PageSection("seeds", "All seeds", dots(comparison)),
         PageSection("curves", "Validation", render_curves(comparison)),
     ]
+    importance = render_importance([run for row in comparison.rows for run in row.setting.runs], comparison)
+    if importance is not None:
+        sections.append(PageSection("keys", "What matters", importance))
     if len(words) > NUM_CLAIMS:
         sections.append(PageSection("words", "In words", Rendered(paragraphs(words), "")))
     return page_html(
