@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MIN_KEYS, MIN_RUNS, MIN_SETTINGS = 2, 8, 4
 NUM_FOLDS, NUM_TREES, NUM_SHUFFLES = 5, 100, 20
 MAX_AXES = 7  # of the parallel coordinates, the most important keys first
+MAX_TICKS = 10  # values of a key; of more, the first, middle and last are named
 MAX_NAME = 24  # characters of a key or value in the figure
 
 
@@ -160,6 +161,8 @@ def plot_parallel(found: Importance, metric: np.ndarray, name: str, mode: str) -
     for position, labels in enumerate([*found.labels[: len(keys)], [f"{low:.4f}", f"{high:.4f}"]]):
         axes.axvline(position, color=GRID, lw=1, zorder=0)
         for rank, label in enumerate(labels):
+            if len(labels) > MAX_TICKS and rank not in (0, len(labels) // 2, len(labels) - 1):
+                continue
             axes.annotate(shorten_name(label), (position, rank / max(len(labels) - 1, 1)), (4, 3), "data",
                           "offset points", fontsize=SMALL, color=TEXT, parse_math=False)  # fmt: skip
     axes.set_xticks(x, [shorten_name(key) for key in (*keys, name)], parse_math=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
 from patchwork.evaluation.compare.curves import render_curves
+from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence
 from patchwork.evaluation.compare.importance import render_importance
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
@@ -37,6 +38,7 @@ def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "parameters": row.parameters,
                 "verdict": "best" if other is None else other.verdict,
                 **({} if other is None else comparison_values(other)),
+                **folds_values(row),
             }
         )
     return rows
@@ -44,6 +46,12 @@ def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def known(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def folds_values(row: SettingRow) -> dict[str, Any]:
+    """Return the accuracy over all folds of a cross-validation as plain values; none if the setting is not one."""
+    found = folds_accuracy(row.setting)
+    return {} if found is None else {f"folds_{name}": value for name, value in found._asdict().items()}
 
 
 def comparison_values(other: SettingComparison) -> dict[str, Any]:
@@ -72,7 +80,9 @@ def sentences(comparison: Comparison) -> list[str]:
             f"The best of {len(comparison.rows)} equally good settings would lie {100 * comparison.luck:.2f} points "
             f"above its true value by luck: expect {100 * shrunk(comparison):.2f} % of it."
         )
-    return [*found, *(f"{other.label}: {describe(other)}." for other in comparison.others)]
+    found += [f"{other.label}: {describe(other)}." for other in comparison.others]
+    together = [(row.setting.label, folds_accuracy(row.setting)) for row in comparison.rows]
+    return [*found, *(folds_sentence(label, folds) for label, folds in together if folds is not None)]
 
 
 def shrunk(comparison: Comparison) -> float:
