@@ -40,7 +40,10 @@ def make_inputs(overrides: list[str]) -> AnalysisInputs:
     return inputs
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name",
+    ["reader", "class token", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vit", "icons", "sums"))],
+)
 def test_layers_are_probed_and_mapped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs(TASKS[name])
     before = {key: value.clone() for key, value in inputs.task.state_dict().items()}

@@ -116,6 +116,7 @@ def late_check(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- whole multiruns -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("late_check")
 def test_jobs_run_in_order_and_a_failed_one_stops_no_other(
     command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -69,6 +69,7 @@ def test_wide_models_pass_all_checks(overrides: str) -> None:
     assert failed_checks(*build_small(*overrides.split())) == set()
 
 
+@pytest.mark.slow
 def test_cross_attention_detector_passes_all_checks() -> None:
     assert failed_checks(*build_small("task=anchor", "model.similarity=cross_attention", NARROW)) == set()
 
@@ -288,7 +289,7 @@ def test_audit_command_prints_a_table(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("override", ["model.dropout=0.1", "model=cell_pool"])
+@pytest.mark.parametrize("override", ["model.dropout=0.1", pytest.param("model=cell_pool", marks=pytest.mark.slow)])
 def test_audit_command_checks_a_run(
     command: Callable[..., int], capfd: pytest.CaptureFixture[str], override: str
 ) -> None:

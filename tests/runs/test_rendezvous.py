@@ -138,6 +138,7 @@ def test_srun_trains_one_run_on_two_machines(tmp_path: Path) -> None:
     assert read_manifest(tmp_path)["hardware"]["devices"] == 2
 
 
+@pytest.mark.slow
 def test_error_is_printed_once_and_ends_all_processes(tmp_path: Path) -> None:
     ends = srun(*TWO_NODES, f"run_dir={tmp_path / 'run'}", "dataset=mnist", "dataset.root=nowhere")
     assert [code for code, _, _ in ends] == [3, 3]

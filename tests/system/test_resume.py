@@ -117,7 +117,7 @@ def test_killed_and_resumed_run_is_bit_identical(train: Train, tmp_path: Path, o
 
 @pytest.mark.parametrize(
     "task",
-    ["pixels", *(pytest.param(task, marks=pytest.mark.slow) for task in ("classify", "sum", "anchor", "icons"))],
+    [pytest.param(task, marks=pytest.mark.slow) for task in ("pixels", "classify", "sum", "anchor", "icons")],
 )
 def test_every_task_resumes_exactly(train: Train, tmp_path: Path, task: str) -> None:
     args = [
@@ -147,7 +147,9 @@ def uninterrupted(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run_dir
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_signal_saves_a_checkpoint_that_resumes_exactly(
     train: Train, uninterrupted: Path, tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
