@@ -24,8 +24,11 @@ def test_page_of_a_run_has_every_figure_and_is_the_same_bytes(
     assert all(f'<section id="{name}">' in page.decode() for name in NAMES)
     numbers = json.loads((run_copy / "report" / "numbers.json").read_text())
     assert {*numbers} == {path.stem for path in (run_copy / "report").glob("*.npz")}
-    assert command("report", f"run={run_copy}", figures) == 0
-    assert (run_copy / "report.html").read_bytes() == page
+    again = ["embeddings", "faithfulness", "calibration", "probes"]  # those that draw random numbers
+    assert command("report", f"run={run_copy}", f"figures=[{','.join(again)}]") == 0
+    sections = (run_copy / "report.html").read_text().split("<section ")[1:]
+    assert sum(any(section.startswith(f'id="{name}"') for name in again) for section in sections) == len(again)
+    assert all(section.removesuffix("</main>").split("</section>")[0] in page.decode() for section in sections)
 
 
 @pytest.mark.parametrize(("figures", "shown"), [("none", []), ("confusion", ["confusion"]), ("all", NAMES)])

@@ -51,12 +51,20 @@ def passes(check: str, data: BaseDataModule, task: Task) -> bool | None:
 # --- models that keep what they claim --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("task", "model"), [pair for pair, fits in pairs().items() if fits])
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] if pair[0] == "anchor" else [])
+        for pair, fits in pairs().items()
+        if fits
+    ],
+)
 def test_every_model_passes_all_checks(task: str, model: str) -> None:
     overrides = SMALL_MODELS.get(model, [NARROW])
     assert failed_checks(*build_small(f"task={task}", f"model={model}", *overrides)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -244,7 +252,12 @@ class CacheIgnorer(EncoderDecoder):
     [
         (OrderedDetector, "task=anchor", ["permutation_invariance"]),
         (CacheIgnorer, "task=seq2seq", ["kv_cache_equivalence"]),
-        (CountingRegressor, "task=sum model=sequence_regressor", ["input_sensitivity", "overfit_one_batch"]),
+        pytest.param(
+            CountingRegressor,
+            "task=sum model=sequence_regressor",
+            ["input_sensitivity", "overfit_one_batch"],
+            marks=pytest.mark.slow,
+        ),
         (SometimesNaN, "task=seq2seq", ["causality"]),
         (AnchorlessDetector, "task=anchor", ["input_sensitivity"]),
         (AnchorlessDetector, "task=anchor model.similarity=cross_attention", ["input_sensitivity"]),

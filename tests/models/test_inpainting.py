@@ -37,7 +37,7 @@ def test_smc_completions_follow_the_conditional_distribution(
     assert torch.allclose(frequencies(completions, torch.arange(4)), probs / probs.sum(), atol=0.035)
 
 
-@pytest.mark.parametrize("last", [3, 15])
+@pytest.mark.parametrize("last", [pytest.param(3, marks=pytest.mark.slow), 15])
 @torch.no_grad()
 def test_smc_completions_within_a_patch_follow_the_conditional_distribution(
     make_pixel_transformer: Callable[..., PixelTransformer],

@@ -114,7 +114,14 @@ def test_training_predicts_the_test_split_once(
     assert len(read_table(predictions_path(tmp_path / "run", "test"))[0]) == 32
 
 
-@pytest.mark.parametrize(("precision", "name"), [("32-true", "32-true"), ("bf16", "bf16-mixed"), ("64", "64-true")])
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        ("bf16", "bf16-mixed"),
+        pytest.param("32-true", "32-true", marks=pytest.mark.slow),
+        pytest.param("64", "64-true", marks=pytest.mark.slow),
+    ],
+)
 def test_tables_are_fresh_after_training_and_after_resuming(
     command: Callable[..., int], tmp_path: Path, precision: str, name: str
 ) -> None:

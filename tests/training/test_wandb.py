@@ -147,6 +147,7 @@ def test_resumed_run_continues_under_the_same_wandb_id(
         assert server.configs[run_id]["model"]["embed_dim"] == 16
 
 
+@pytest.mark.slow
 def test_wandb_agents_share_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = yaml.safe_load((ROOT / "sweeps" / "classify.yaml").read_text())
     sweep["program"] = str(ROOT / "train.py")
