@@ -153,9 +153,9 @@ def test_only_cells_that_have_a_neighbor_are_asked_for_it() -> None:
     labels = readable(samples.kinds)
     digits = samples.batch["digits"]
     following = labels["digit of the next cell"]
-    known = following.known.reshape(digits.shape)
-    assert known[:, :-1].all()
-    assert not known[:, -1].any()
+    valid = following.valid.reshape(digits.shape)
+    assert valid[:, :-1].all()
+    assert not valid[:, -1].any()
     assert np.array_equal(following.target.reshape(digits.shape)[:, :-1], digits[:, 1:])
     assert majority(labels["digit"], labels["digit"]) == np.bincount(digits.flatten()).max() / digits.numel()
 

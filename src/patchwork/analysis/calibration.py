@@ -85,7 +85,7 @@ class Calibration(Result):
 
     @property
     def verdict(self) -> str:
-        """Return what can be said of the probabilities."""
+        """Return whether the probabilities are overconfident, underconfident, or neither."""
         if not self.is_distinguishable:
             return "not distinguishable from calibrated"
         return "overconfident" if self.confidence > self.accuracy else "underconfident"

@@ -61,7 +61,7 @@ class Embeddings(Result):
         scores: (S, 10) of each space, see `SCORES`.
         dimensions: (S,) how many directions hold 95 % of the variance.
         thumbnails: (n, 14, 14) uint8, the images.
-        notes: what is to be said of the maps.
+        notes: warnings about the maps, one sentence each.
         unit: what points are.
     """
 
@@ -241,8 +241,10 @@ def score(space: np.ndarray, label: np.ndarray, cluster: np.ndarray) -> list[flo
         means = KMeans(num_classes, n_init=4, random_state=0).fit_predict(space)
     found = cluster.max() >= 0
     homogeneity, completeness, _ = homogeneity_completeness_v_measure(label, cluster)
-    alone = np.where(cluster < 0, cluster.max() + 1 + np.arange(len(cluster)), cluster)  # noise is no class of its own
-    scores = [adjusted_rand_score(label, alone), adjusted_mutual_info_score(label, alone)]
+    singletons = np.where(
+        cluster < 0, cluster.max() + 1 + np.arange(len(cluster)), cluster
+    )  # each noise point is its own cluster
+    scores = [adjusted_rand_score(label, singletons), adjusted_mutual_info_score(label, singletons)]
     return [
         float((votes.argmax(axis=0) == label).mean()),
         float(silhouette_score(space, label)),

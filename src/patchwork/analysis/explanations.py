@@ -252,11 +252,11 @@ def difference(question: Question) -> Tensor:
     return (question.batch["image"] - question.background).mean(dim=1)
 
 
-# --- what never saw the model ----------------------------------------------------------------------------------------
+# --- controls that ignore the model ----------------------------------------------------------------------------------
 
 
 def ink(question: Question) -> Tensor:
-    """Return the brightness of each pixel (B, height, width), which is no explanation."""
+    """Return the brightness of each pixel (B, height, width), a control that ignores the model."""
     return difference(question)
 
 

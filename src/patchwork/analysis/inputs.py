@@ -89,10 +89,10 @@ class AnalysisInputs:
         """Return the untrained control.
 
         Raises:
-            NotApplicableError: if it is not at hand.
+            NotApplicableError: if the inputs have none.
         """
         if self.untrained is None:
-            raise NotApplicableError("there is no untrained network to compare with")
+            raise NotApplicableError("these inputs have no untrained network as a control")
         return self.untrained
 
     def saved_predictions(self) -> Predictions:

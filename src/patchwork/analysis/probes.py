@@ -77,16 +77,16 @@ class Probes(Result):
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Classes to be read.
+    """Classes that a probe predicts.
 
     Attributes:
         target: (n,) classes.
-        known: (n,) whether there is one, as there is no cell after the last.
+        valid: (n,) mask of the labels that exist; there is no cell after the last one.
         image: (n,) the image that a class is of, so that answers about one image are not taken as independent.
     """
 
     target: np.ndarray
-    known: np.ndarray
+    valid: np.ndarray
     image: np.ndarray
 
 
@@ -164,8 +164,8 @@ def shuffle(labels: Labels) -> Labels:
 
 def majority(labels: Labels, asked: Labels) -> float:
     """Return the accuracy of always answering with the most frequent class of the labels fitted on."""
-    most_frequent = np.bincount(labels.target[labels.known]).argmax()
-    return float((asked.target[asked.known] == most_frequent).mean())
+    most_frequent = np.bincount(labels.target[labels.valid]).argmax()
+    return float((asked.target[asked.valid] == most_frequent).mean())
 
 
 # --- the probe -------------------------------------------------------------------------------------------------------
@@ -184,15 +184,15 @@ def probe(
         penalty: inverse strength of the L2 penalty; None chooses it.
     """
     penalty = penalty or choose_penalty(x, labels)
-    x, tested = standardize(x[labels.known], tested[asked.known])
-    (predicted,) = predict(x, labels.target[labels.known], tested, (penalty,))
-    right = predicted == asked.target[asked.known]
-    return float(right.mean()), *clustered_wilson(right, asked.image[asked.known])
+    x, tested = standardize(x[labels.valid], tested[asked.valid])
+    (predicted,) = predict(x, labels.target[labels.valid], tested, (penalty,))
+    right = predicted == asked.target[asked.valid]
+    return float(right.mean()), *clustered_wilson(right, asked.image[asked.valid])
 
 
 def choose_penalty(x: np.ndarray, labels: Labels) -> float:
     """Return the inverse strength of the L2 penalty that reads a quarter of the images best, fitted on the others."""
-    x, target, held_out = x[labels.known], labels.target[labels.known], labels.image[labels.known] % HELD_OUT == 0
+    x, target, held_out = x[labels.valid], labels.target[labels.valid], labels.image[labels.valid] % HELD_OUT == 0
     if held_out.all() or not held_out.any():
         return PENALTIES[0]
     fitted, tested = standardize(x[~held_out], x[held_out])

@@ -55,7 +55,7 @@ class SettingComparison:
         models: test of the trained models over new digits; None without saved answers of runs of the same seed.
         p_value: of it, corrected for the number of comparisons (Holm).
         recipe: test of the recipes over new seeds and digits; None likewise.
-        verdict: what can be said of the other recipe: better, worse, no matter, cannot tell.
+        verdict: on the other recipe: better, worse, no matter, cannot tell.
         seeds: how many seeds of each would tell the margin; None if nothing is known of their spread.
     """
 
@@ -188,7 +188,7 @@ def pair_tests(
 
 
 def recipe_verdict(recipe: SeedTest | None, p_value: float, margin: float) -> str:
-    """Return what can be said of the other setting; a difference must survive the correction as well."""
+    """Return the verdict on the other setting; a difference must survive the correction as well."""
     if recipe is None:
         return "cannot tell"
     found = verdict(-recipe.high, -recipe.low, margin)

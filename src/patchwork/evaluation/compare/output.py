@@ -92,7 +92,7 @@ def shrunk(comparison: Comparison) -> float:
 
 
 def describe(other: SettingComparison) -> str:
-    """Return what can be said of a setting against the best: of the trained models, and of the recipe."""
+    """Return the verdicts on a setting against the best: on the trained models, and on the recipe."""
     text = f"{100 * other.difference:.2f} points below the best"
     if other.models is None or other.recipe is None:
         return f"{text}; it has no run of the same seed with saved answers, so that nothing more can be told"
