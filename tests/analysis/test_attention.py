@@ -100,18 +100,20 @@ def test_planted_weights_have_their_distance_and_cell() -> None:
     swapped_columns = identity[:, :, [1, 0, 3, 2]]
     assert mean_distance(swapped_columns, PATCHES).tolist() == pytest.approx([1], abs=1e-6)
     cross = torch.cat([identity, identity[:, :, :1]], dim=2)  # the fifth token is the end of the sequence
-    assert own_cell_share(cross, PATCHES, (2, 2))[0, 0] == 1
-    assert own_cell_share(identity, PATCHES, (2, 2))[0, 0] == 1
-    assert own_cell_share(cross[:, :, [1, 2, 3, 0, 0]], PATCHES, (2, 2))[0, 0] == 0
+    assert own_cell_share(cross, PATCHES, (2, 2), torch.arange(3)[:, None])[0, 0] == 1
+    assert own_cell_share(identity, PATCHES, (2, 2), torch.arange(3)[:, None])[0, 0] == 1
+    assert own_cell_share(cross[:, :, [1, 2, 3, 0, 0]], PATCHES, (2, 2), torch.arange(3)[:, None])[0, 0] == 0
     even = torch.full((3, 2, 5, 16), 1 / 16).double()
-    assert own_cell_share(even, Places("patches", 4, 4), (2, 2)).tolist() == [[0.25] * 3] * 2
-    assert np.isnan(own_cell_share(identity, PATCHES, None)).all()
+    assert own_cell_share(even, Places("patches", 4, 4), (2, 2), torch.arange(3)[:, None]).tolist() == [[0.25] * 3] * 2
+    assert np.isnan(own_cell_share(identity, PATCHES, None, torch.arange(3)[:, None])).all()
 
 
 def test_equal_weights_have_all_keys_and_a_flat_map() -> None:
     even = torch.full((3, 2, 5, 16), 1 / 16).double()
     entropy = -torch.special.xlogy(even, even).sum(dim=-1).exp().mean(dim=2)
-    assert with_intervals((-torch.special.xlogy(even, even).sum(dim=-1)).exp().mean(dim=2))[:, 0] == pytest.approx(16)
+    assert with_intervals((-torch.special.xlogy(even, even).sum(dim=-1)).exp().mean(dim=2), torch.arange(3)[:, None])[
+        :, 0
+    ] == pytest.approx(16)
     assert entropy.shape == (3, 2)
     drawn = heat(np.full((4, 4), 1 / 16))
     assert np.ptp(drawn, axis=(0, 1)).max() == 0

@@ -119,18 +119,20 @@ def test_an_exchange_moves_a_true_sum_by_the_difference(monkeypatch: pytest.Monk
         return (torch.tensor(digits).double() * batch["mask"]).sum(dim=1)
 
     monkeypatch.setattr(inputs.task, "forward", add_up)
-    change, moved = sums.exchange(inputs.task, batch)
+    change, moved, images = sums.exchange(inputs.task, batch)
     assert len(change)
     assert torch.equal(change, moved)
-    assert sums.slope(change.numpy(), 0.5 * moved.numpy()) == pytest.approx((0.5, 0.5, 0.5))
+    assert images.shape == (len(change), batch["image"].shape[1] + 1)
 
 
 def test_errors_are_counted_by_length() -> None:
     ids = torch.tensor([[0, -1], [1, -1], [2, 3], [4, 5]])
     table = Predictions(torch.arange(4), ids, torch.tensor([1, 2, 3, 4]), torch.tensor([1, 9, 2, 4]))
-    lengths, errors = sums.count_errors(table)
+    lengths, errors, intervals = sums.count_errors(table)
     assert lengths.tolist() == [1, 2]
     assert errors.tolist() == [[0, 0, 0, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0, 0]]
+    assert (intervals[:, 0] < 0.5).all()
+    assert (intervals[:, 1] > 0.5).all()
 
 
 # --- anchors ---------------------------------------------------------------------------------------------------------
@@ -158,10 +160,34 @@ def test_a_planted_detector_is_never_fooled(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(inputs.task, "locate", locate)
     result = matches.analyze(inputs)
-    assert result.located == 1
+    assert result.located[0] == 1
     assert result.shares[0, 0, 0] == 1
     assert result.shares[1, 2, 0] == 1
     assert (result.fooled == 0).all()
+
+
+def test_sequences_of_one_kind_have_no_rates_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs, first = make_inputs(ANCHOR), AnalysisInputs.first
+
+    def without_match(inputs: AnalysisInputs, count: int) -> dict[str, torch.Tensor]:
+        batch = first(inputs, count)
+        return {name: values[~batch["match"].any(dim=1)] for name, values in batch.items()}
+
+    monkeypatch.setattr(AnalysisInputs, "first", without_match)
+    result = matches.analyze(inputs)
+    result.save(tmp_path)
+    assert "located" not in result.numbers()
+    assert matches_figure.render(result).claims == ()
+
+
+def test_sums_of_equal_digits_have_no_slope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs, first = make_inputs(SUM), AnalysisInputs.first
+    inputs.predictions["test"] = inputs.task.predict_step(inputs.first(40), 0)  # type: ignore[index]
+    monkeypatch.setattr(AnalysisInputs, "first", lambda inputs, _: first(inputs, 1))
+    result = sums.analyze(inputs)
+    result.save(tmp_path)
+    assert "slope" not in (tmp_path / "numbers.json").read_text()
+    assert sums_figure.render(result).claims == ()
 
 
 @pytest.mark.parametrize("module", [generation, sums, matches])

@@ -20,7 +20,7 @@ from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
 from patchwork.models.interventions import Edit, intervene, point_names, record_points, replace_with
 from patchwork.models.transformer import Attention
-from patchwork.stats.intervals import mean_interval
+from patchwork.stats.overlap import overlapping_mean_interval
 
 NUM_SAMPLES = 200
 REPLACEMENTS = ("mean", "another sample", "zero")
@@ -34,7 +34,7 @@ class Ablation(Result):
     Attributes:
         parts: names, as `decoder.0.attn` or `decoder.0.attn head 2`.
         accuracy: share of right answers with all parts.
-        accuracy_drop: (P, R, 3) by how much it falls without a part: mean and 95 % interval over samples, for each
+        accuracy_drop: (P, R, 3) by how much it falls without a part: mean and 95 % interval, for each
             replacement of `REPLACEMENTS`.
         loss_rise: (P, R, 3) by how much the loss of the target rises, in nats (of a number: its squared error).
         heads: the heads that were left out in pairs.
@@ -63,7 +63,7 @@ class Ablation(Result):
         for index in self.order:
             value, low, high = self.accuracy_drop[index, 0].tolist()
             numbers[f"accuracy lost without {self.parts[index]}"] = Estimate(
-                value, self.n, self.unit, low, high, "t over samples"
+                value, self.n, self.unit, low, high, "t, over images"
             )
         return numbers
 
@@ -175,11 +175,15 @@ def at_position(replacement: Tensor, head: int | None) -> Edit:
 def effect(
     inputs: AnalysisInputs, batch: Batch, right: Tensor, loss: Tensor, edits: dict[str, Edit]
 ) -> list[tuple[float, float, float]]:
-    """Return the drop of the accuracy and the rise of the loss under edits: means and 95 % intervals over samples."""
+    """Return the drop of the accuracy and the rise of the loss under edits: means and 95 % intervals.
+
+    Samples that share images are not independent, see `patchwork.stats.overlap`.
+    """
     with intervene(inputs.task.model, edits):
         edited_right, edited_loss = measure(inputs, batch)
     differences = (right - edited_right).numpy(), (edited_loss - loss).numpy()
-    return [(float(values.mean()), *mean_interval(values)) for values in differences]
+    images = batch["image_ids"].numpy()
+    return [(float(values.mean()), *overlapping_mean_interval(values, images)) for values in differences]
 
 
 def pair_effects(

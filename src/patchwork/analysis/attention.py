@@ -17,7 +17,7 @@ from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.places import Places, find_patch_embed, find_places, receptive_fields
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.models.transformer import Attention, AttentionCall, record_attention
-from patchwork.stats.intervals import mean_interval
+from patchwork.stats.overlap import overlapping_mean_interval
 from patchwork.tasks.base import to_unit_range
 
 NUM_SAMPLES, NUM_SHOWN = 200, 4
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
         weights: (n, H, T, S) of the samples that are shown.
         moved: (n, H, T, S) shares of what is moved.
         keys: what its S keys stand for.
-        entropy: (H, 3) effective number of keys, exp of the entropy: mean and 95 % interval over samples.
+        entropy: (H, 3) effective number of keys, exp of the entropy: mean and 95 % interval.
         distance: (H,) mean distance in patches between query and key; NaN if they have no common grid.
         own_cell: (H, 3) share of the weights of the t-th query on the t-th cell, with interval; NaN without cells.
     """
@@ -114,11 +114,11 @@ class AttentionMaps(Result):
         for layer in self.by_layer():
             for head, (value, low, high) in enumerate(layer.entropy.tolist()):
                 name = f"{layer.name} head {head + 1}, effective keys"
-                numbers[name] = Estimate(value, self.n, self.unit, low, high, "t over samples")
+                numbers[name] = Estimate(value, self.n, self.unit, low, high, "t, over images")
             for head, (value, low, high) in enumerate(layer.own_cell.tolist()):
                 if np.isfinite(value):
                     name = f"{layer.name} head {head + 1}, share on the cell of the digit"
-                    numbers[name] = Estimate(value, self.n, self.unit, low, high, "t over samples")
+                    numbers[name] = Estimate(value, self.n, self.unit, low, high, "t, over images")
         return numbers
 
 
@@ -142,7 +142,14 @@ def analyze(inputs: AnalysisInputs) -> AttentionMaps:
         raise NotApplicableError(f"the attention of {type(model).__name__} is not used")
     cells = cell_grid(inputs)
     layers = {
-        name: describe(name, modules[name], call, find_places(model, call.weights.shape[-1], cells=cells), cells)
+        name: describe(
+            name,
+            modules[name],
+            call,
+            find_places(model, call.weights.shape[-1], cells=cells),
+            cells,
+            batch["image_ids"],
+        )
         for name, call in calls.items()
     }
     embed = find_patch_embed(model)
@@ -186,7 +193,9 @@ def cell_grid(inputs: AnalysisInputs) -> tuple[int, int] | None:
     return (rows, cols) if rows * cols > 1 else None
 
 
-def describe(name: str, module: Attention, call: AttentionCall, keys: Places, cells: tuple[int, int] | None) -> Layer:
+def describe(
+    name: str, module: Attention, call: AttentionCall, keys: Places, cells: tuple[int, int] | None, image_ids: Tensor
+) -> Layer:
     """Return a layer with its statistics over all samples and the weights of those that are shown."""
     weights, moved = call.weights, moved_shares(module, call)
     if weights[0].numel() > MAX_ENTRIES:
@@ -197,9 +206,9 @@ def describe(name: str, module: Attention, call: AttentionCall, keys: Places, ce
         weights[:NUM_SHOWN].numpy().astype(np.float32),
         moved[:NUM_SHOWN].numpy().astype(np.float32),
         keys,
-        with_intervals(entropy.exp().mean(dim=2)),
+        with_intervals(entropy.exp().mean(dim=2), image_ids),
         mean_distance(weights, keys),
-        own_cell_share(weights, keys, cells if is_cross_attention(name) else None),
+        own_cell_share(weights, keys, cells if is_cross_attention(name) else None, image_ids),
     )
 
 
@@ -211,10 +220,10 @@ def moved_shares(module: Attention, call: AttentionCall) -> Tensor:
     return moved / moved.sum(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def with_intervals(values: Tensor) -> np.ndarray:
-    """Return mean and 95 % interval (H, 3) over samples of values (B, H)."""
-    rows = values.numpy().T
-    return np.array([[row.mean(), *mean_interval(row)] for row in rows])
+def with_intervals(values: Tensor, image_ids: Tensor) -> np.ndarray:
+    """Return mean and 95 % interval (H, 3) of values (B, H) of samples with images (B, K)."""
+    images = image_ids.numpy()
+    return np.array([[row.mean(), *overlapping_mean_interval(row, images)] for row in values.numpy().T])
 
 
 def mean_distance(weights: Tensor, keys: Places) -> np.ndarray:
@@ -230,7 +239,7 @@ def mean_distance(weights: Tensor, keys: Places) -> np.ndarray:
     return mean
 
 
-def own_cell_share(weights: Tensor, keys: Places, cells: tuple[int, int] | None) -> np.ndarray:
+def own_cell_share(weights: Tensor, keys: Places, cells: tuple[int, int] | None, image_ids: Tensor) -> np.ndarray:
     """Return the share (H, 3) of the t-th query's weights on the t-th cell, with interval, of cross-attention."""
     heads, queries, _ = weights.shape[1:]
     if cells is None or keys.kind == "tokens" or keys.prefix:
@@ -240,4 +249,4 @@ def own_cell_share(weights: Tensor, keys: Places, cells: tuple[int, int] | None)
         weights, "b h t (r p c q) -> b h t (r c) (p q)", r=rows, c=cols, p=keys.rows // rows, q=keys.cols // cols
     ).sum(dim=-1)  # (B, H, T, cells)
     count = min(queries, rows * cols)
-    return with_intervals(table[:, :, :count, :count].diagonal(dim1=2, dim2=3).mean(dim=-1))
+    return with_intervals(table[:, :, :count, :count].diagonal(dim1=2, dim2=3).mean(dim=-1), image_ids)

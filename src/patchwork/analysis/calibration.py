@@ -18,7 +18,7 @@ from patchwork.stats.calibration import (
     p_value,
     perfect_outcomes,
 )
-from patchwork.stats.intervals import wilson
+from patchwork.stats.overlap import overlapping_wilson
 from patchwork.tasks import Predictions
 
 NUM_RESAMPLES = 500  # of outcomes under perfect calibration
@@ -42,6 +42,7 @@ class Calibration(Result):
         unit: what they are.
         shares_images: whether samples share images, so that their errors are not independent.
         accuracy: share of right answers.
+        accuracy_interval: (2,) its 95 % interval, over samples that share images.
         confidence: mean probability of them.
         error: expected calibration error, 15 bins of equal mass.
         perfect_error: its mean under perfect calibration.
@@ -66,6 +67,7 @@ class Calibration(Result):
     unit: str
     shares_images: bool
     accuracy: float
+    accuracy_interval: np.ndarray
     confidence: float
     error: float
     perfect_error: float
@@ -91,15 +93,14 @@ class Calibration(Result):
         return "overconfident" if self.confidence > self.accuracy else "underconfident"
 
     def numbers(self) -> dict[str, Estimate]:
-        low, high = (None, None) if self.shares_images else wilson(round(self.accuracy * self.n), self.n)
-        interval = "" if self.shares_images else "Wilson"
+        low, high = self.accuracy_interval.tolist()
         numbers = {
             "calibration error": Estimate(self.error, self.n, self.unit),
             "of a perfect model": Estimate(
                 self.perfect_error, self.n, self.unit, 0.0, self.perfect_limit, f"{NUM_RESAMPLES} simulations"
             ),
             "p value": Estimate(self.p_value, self.n, self.unit),
-            "accuracy": Estimate(self.accuracy, self.n, self.unit, low, high, interval),
+            "accuracy": Estimate(self.accuracy, self.n, self.unit, low, high, "Wilson, over images"),
             "mean confidence": Estimate(self.confidence, self.n, self.unit),
             "Brier score": Estimate(self.brier, self.n, self.unit),
         }
@@ -120,7 +121,8 @@ def analyze(inputs: AnalysisInputs) -> Calibration:
         raise NotApplicableError("the model gives no probabilities of its answers")
     part_error, right = part_error_probability(predictions), correct.numpy()
     error = whole_error_probability(part_error).numpy()
-    outcomes = perfect_outcomes(part_error.numpy(), np.random.default_rng(0), NUM_RESAMPLES, units=units(predictions))
+    shared, units = error_by_image(part_error, predictions.image_ids)
+    outcomes = perfect_outcomes(shared.numpy(), np.random.default_rng(0), NUM_RESAMPLES, units=units)
     simulated = calibration_error(1 - error, outcomes)
     temperature, temperature_n = validation_temperature(inputs)
     measured = float(calibration_error(1 - error, right))
@@ -133,8 +135,9 @@ def analyze(inputs: AnalysisInputs) -> Calibration:
         rug_wrong=np.concatenate([~right[shown], np.ones(len(wrong), dtype=bool)]),
         n=len(error),
         unit=f"{inputs.split} {inputs.task.samples_name}",
-        shares_images=units(predictions) is not None,
+        shares_images=units is not None,
         accuracy=float(right.mean()),
+        accuracy_interval=np.array(overlapping_wilson(right, predictions.image_ids.numpy())),
         confidence=float(1 - error.mean()),
         error=measured,
         perfect_error=float(simulated.mean()),
@@ -167,10 +170,29 @@ def whole_error_probability(part_error: Tensor) -> Tensor:
     return -torch.expm1(torch.log1p(-part_error.clamp(max=1 - 1e-12)).sum(dim=1))
 
 
-def units(predictions: Predictions) -> np.ndarray | None:
-    """Return the image (B, T) that each token is about, which other samples may share; None if there is none."""
-    ids = predictions.image_ids
-    return ids.numpy() if predictions.prediction.ndim == 2 and ids.shape == predictions.prediction.shape else None
+def error_by_image(part_error: Tensor, image_ids: Tensor) -> tuple[Tensor, np.ndarray | None]:
+    """Attribute errors to the images of samples, which others may share.
+
+    An error of a whole sample, such as of a sum, is shared out evenly: the sample is right if each of its images is,
+    all with the same probability. Errors of tokens are of one image each.
+
+    Args:
+        part_error: (B, T) probabilities of an error.
+        image_ids: (B, K) of samples, padded with −1.
+
+    Returns:
+        Probabilities of an error (B, K) and the image (B, K) of each; the unchanged ones and None if no image is
+        shared, or a sample has none.
+    """
+    known = image_ids >= 0
+    ids = image_ids[known]
+    if len(ids.unique()) == len(ids) or not known.any(dim=1).all():
+        return part_error, None
+    if part_error.shape == image_ids.shape:
+        return part_error, image_ids.numpy()
+    count = known.sum(dim=1, keepdim=True)
+    right = torch.log1p(-whole_error_probability(part_error).clamp(max=1 - 1e-12))[:, None] / count  # of an image
+    return torch.where(known, -torch.expm1(right), 0.0), image_ids.numpy()
 
 
 def reliability(error: np.ndarray, right: np.ndarray, outcomes: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from patchwork.analysis.explanations import CONTROLS, METHODS, Question, ask, deletion_curve
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
-from patchwork.stats.intervals import mean_interval
+from patchwork.stats.overlap import overlapping_mean_interval
 from patchwork.tasks import Task
 from patchwork.tasks.base import to_unit_range
 
@@ -35,7 +35,7 @@ class Faithfulness(Result):
         num_methods: how many of them are methods.
         refused: why other methods do not apply.
         curves: (M, K) mean of what is explained while more and more is deleted, relative to that of the whole images.
-        area: (M, 3) mean area under the curve, with 95 % interval over samples; smaller is better.
+        area: (M, 3) mean area under the curve, with 95 % interval; smaller is better.
         insertion: (M, 3) the same while parts are inserted into an empty image; greater is better. NaN of other
             controls than the ink.
         below_ink: (M, 3) by how much it is smaller than that of the ink on the same samples, with interval.
@@ -66,7 +66,7 @@ class Faithfulness(Result):
 
     def numbers(self) -> dict[str, Estimate]:
         return {
-            f"area of deletion, {name}": Estimate(value, self.n, self.unit, low, high, "t over samples")
+            f"area of deletion, {name}": Estimate(value, self.n, self.unit, low, high, "t, over images")
             for name, (value, low, high) in zip(self.methods, self.area.tolist(), strict=True)
         }
 
@@ -94,22 +94,17 @@ def analyze(inputs: AnalysisInputs) -> Faithfulness:
         for name, each in maps.items()
         if name in METHODS or name == "ink"
     }
-    shown = slice(0, NUM_SHOWN)
+    shown, image_ids = slice(0, NUM_SHOWN), question.batch["image_ids"].numpy()
     return Faithfulness(
         methods=tuple(maps),
         num_methods=num_methods,
         refused=tuple(refused),
         curves=np.stack([each.mean(dim=0).numpy() for each in curves.values()]),
-        area=np.array([[each.mean(), *mean_interval(each)] for each in areas.values()]),
+        area=np.array([with_interval(each, image_ids) for each in areas.values()]),
         insertion=np.array(
-            [
-                [insertion[name].mean(), *mean_interval(insertion[name])] if name in insertion else [np.nan] * 3
-                for name in maps
-            ]
+            [with_interval(insertion[name], image_ids) if name in insertion else [np.nan] * 3 for name in maps]
         ),
-        below_ink=np.array(
-            [[gap.mean(), *mean_interval(gap)] for gap in (areas["ink"] - each for each in areas.values())]
-        ),
+        below_ink=np.array([with_interval(areas["ink"] - each, image_ids) for each in areas.values()]),
         maps=np.stack([each[shown].numpy().astype(np.float32) for each in [*maps.values()][:num_methods]]),
         images=(to_unit_range(question.batch["image"][shown]) * 255).round().byte().numpy(),
         answers=question.answer[shown].numpy() + 1,
@@ -139,6 +134,11 @@ def explain(question: Question) -> tuple[dict[str, Tensor], list[str]]:
         except NotApplicableError as error:
             refused.append(f"{name}: {error}")
     return maps, refused
+
+
+def with_interval(values: np.ndarray, image_ids: np.ndarray) -> list[float]:
+    """Return the mean of values (B,) of samples with images (B, K), and its 95 % interval."""
+    return [float(values.mean()), *overlapping_mean_interval(values, image_ids)]
 
 
 def relative(curve: Tensor) -> Tensor:

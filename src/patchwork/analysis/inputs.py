@@ -14,6 +14,7 @@ from patchwork.data import BaseDataModule
 from patchwork.data.base import Batch, Split
 from patchwork.models.patch_embed import PatchEmbed
 from patchwork.tasks import Predictions, Task
+from patchwork.tasks.predictions import PADDING
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +119,19 @@ def select_samples(data: BaseDataModule, split: Split, indices: Tensor) -> Batch
         parts[index] = {name: values[offset[which == index]] for name, values in batch.items()}
     order = torch.cat([(which == index).nonzero().squeeze(1) for index in parts]).argsort()
     return {
-        name: to_double_values(pad_to_same([part[name] for part in parts.values()]))[order]
+        name: to_double_values(pad_to_same([part[name] for part in parts.values()], PADDING.get(name, 0)))[order]
         for name in next(iter(parts.values()))
     }
 
 
-def pad_to_same(values: list[Tensor]) -> Tensor:
-    """Concatenate tensors (n_i, S_i, …) to (Σ n_i, max S_i, …), filled up with zeros."""
+def pad_to_same(values: list[Tensor], padding: float = 0) -> Tensor:
+    """Concatenate tensors (n_i, S_i, …) to (Σ n_i, max S_i, …), filled up with a value."""
     if values[0].ndim == 1:
         return torch.cat(values)
     length = max(each.shape[1] for each in values)
     padded = [
-        torch.cat([each, each.new_zeros(len(each), length - each.shape[1], *each.shape[2:])], dim=1) for each in values
+        torch.cat([each, each.new_full((len(each), length - each.shape[1], *each.shape[2:]), padding)], dim=1)
+        for each in values
     ]
     return torch.cat(padded)
 

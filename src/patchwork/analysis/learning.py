@@ -20,7 +20,7 @@ from patchwork.analysis.features import first_samples
 from patchwork.analysis.inputs import AnalysisInputs, Snapshot
 from patchwork.analysis.probes import probe, read_layers, readable
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
-from patchwork.stats.intervals import wilson
+from patchwork.stats.overlap import overlapping_wilson
 from patchwork.tasks.base import to_unit_range
 
 Value = TypeVar("Value")
@@ -38,6 +38,7 @@ class Learning(Result):
     Attributes:
         epochs: (E,) of the validations.
         right: (E, N) whether each sample was right.
+        image_ids: (N, K) the images that each shows, −1 where it shows fewer.
         frames: (F,) which validations the following are of.
         heads: names of all heads of attention; empty without attention.
         effective_keys: (F, H) exp of the entropy of each, mean over samples.
@@ -56,6 +57,7 @@ class Learning(Result):
     name: ClassVar[str] = "learning"
     epochs: np.ndarray
     right: np.ndarray
+    image_ids: np.ndarray
     frames: np.ndarray
     heads: tuple[str, ...]
     effective_keys: np.ndarray
@@ -85,7 +87,9 @@ class Learning(Result):
         shares = {f"right after epoch {epoch}": row for epoch, row in zip(self.epochs, self.right, strict=True)}
         shares |= {"right in the end": self.right[-1], "forgotten at least once": self.forgotten > 0}
         numbers = {
-            name: Estimate(float(row.mean()), n, self.unit, *wilson(int(row.sum()), n), "Wilson")
+            name: Estimate(
+                float(row.mean()), n, self.unit, *overlapping_wilson(row, self.image_ids), "Wilson, over images"
+            )
             for name, row in shares.items()
         }
         for index, name in enumerate(self.heads):
@@ -126,6 +130,7 @@ def analyze(inputs: AnalysisInputs) -> Learning:
     return Learning(
         epochs=np.array([snapshot.epoch for snapshot in history]),
         right=right,
+        image_ids=batch["image_ids"].numpy(),
         frames=np.array(frames),
         heads=heads,
         effective_keys=keys,

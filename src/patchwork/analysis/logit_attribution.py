@@ -24,7 +24,8 @@ from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
 from patchwork.models.interventions import intervene, point_names, record_points, replace_with
 from patchwork.models.transformer import Attention, Block, LearnedPosEmbed
-from patchwork.stats.intervals import clustered_wilson, mean_interval
+from patchwork.stats.intervals import clustered_wilson
+from patchwork.stats.overlap import overlapping_mean_interval
 from patchwork.tasks import Predictions
 
 NUM_SAMPLES = 200
@@ -37,7 +38,7 @@ class LogitAttribution(Result):
 
     Attributes:
         parts: names, as `embedding`, `blocks.0.attn head 2` or `blocks.0.mlp`, in the order of the network.
-        contribution: (K, 3) what each part adds: mean over answers, and its 95 % interval over samples.
+        contribution: (K, 3) what each part adds: mean over answers, and its 95 % interval.
         by_answer: (K, T) the means of each of the T answers of a sample.
         difference: (3,) the logit difference, the sum of all parts.
         remainder: the largest difference between that sum and the network's logits.
@@ -65,7 +66,7 @@ class LogitAttribution(Result):
         shares = {"logit difference": self.difference}
         shares |= {f"added by {self.parts[index]}": self.contribution[index] for index in order}
         reads = {f"accuracy after {place}": row for place, row in zip(self.places, self.lens_accuracy, strict=True)}
-        return self.estimates(shares, "t over samples") | self.estimates(reads, "clustered Wilson")
+        return self.estimates(shares, "t, over images") | self.estimates(reads, "clustered Wilson")
 
     def estimates(self, rows: dict[str, np.ndarray], interval: str) -> dict[str, Estimate]:
         """Return estimates of rows (3,) of a value and its interval, without those that are not known."""
@@ -99,9 +100,9 @@ def analyze(inputs: AnalysisInputs) -> LogitAttribution:
     accuracy, agreement = lens_scores(predictions, run.logits.argmax(dim=-1), read)
     return LogitAttribution(
         parts=tuple(parts),
-        contribution=np.array([with_interval(each) for each in values]),
+        contribution=np.array([with_interval(each, batch["image_ids"]) for each in values]),
         by_answer=values.mean(dim=1).numpy(),
-        difference=np.array(with_interval(difference)),
+        difference=np.array(with_interval(difference, batch["image_ids"])),
         remainder=remainder,
         places=places,
         lens_accuracy=accuracy,
@@ -111,10 +112,10 @@ def analyze(inputs: AnalysisInputs) -> LogitAttribution:
     )
 
 
-def with_interval(values: Tensor) -> tuple[float, float, float]:
-    """Return the mean of values (B, T) and its 95 % interval over samples."""
+def with_interval(values: Tensor, image_ids: Tensor) -> tuple[float, float, float]:
+    """Return the mean of values (B, T) of samples with images (B, K), and its 95 % interval."""
     per_sample = values.mean(dim=1).numpy()
-    return float(per_sample.mean()), *mean_interval(per_sample)
+    return float(per_sample.mean()), *overlapping_mean_interval(per_sample, image_ids.numpy())
 
 
 # --- the stream ------------------------------------------------------------------------------------------------------

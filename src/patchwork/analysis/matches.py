@@ -9,7 +9,7 @@ from torch import Tensor
 
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
-from patchwork.stats.intervals import mean_interval, wilson
+from patchwork.stats.overlap import overlapping_mean_interval, overlapping_wilson
 from patchwork.tasks import Anchor
 from patchwork.tasks.base import to_unit_range
 
@@ -27,8 +27,9 @@ class Matches(Result):
         matching: (20,) counts of images that match.
         others: (20,) counts of those that do not.
         shares: (2, 3, 3) of sequences with and without a match: the attention on matches, on other images and on
-            nothing, each with its 95 % interval over sequences.
-        located: how often the greatest weight is on a match, of sequences with one.
+            nothing, each with its 95 % interval over sequences that share images; NaN without such a sequence.
+        located: (3,) how often the greatest weight is on a match, of sequences with one, with its 95 % interval; NaN
+            without one.
         counts: (2,) number of sequences with and without a match.
         fooled: (K,) weight of the images without a match that got most.
         fooled_images: (K, 2, C, height, width) uint8: the anchor, and that image.
@@ -42,7 +43,7 @@ class Matches(Result):
     matching: np.ndarray
     others: np.ndarray
     shares: np.ndarray
-    located: float
+    located: np.ndarray
     counts: np.ndarray
     fooled: np.ndarray
     fooled_images: np.ndarray
@@ -50,22 +51,17 @@ class Matches(Result):
     missed_images: np.ndarray
     unit: str
 
-    @property
-    def located_interval(self) -> tuple[float, float]:
-        count = int(self.counts[0])
-        return wilson(round(self.located * count), count)
-
     def numbers(self) -> dict[str, Estimate]:
-        count = int(self.counts[0])
-        numbers = {"located": Estimate(self.located, count, self.unit, *self.located_interval, "Wilson")}
+        numbers = {}
+        value, low, high = self.located.tolist()
+        if np.isfinite(value):
+            numbers["located"] = Estimate(value, int(self.counts[0]), self.unit, low, high, "Wilson, over images")
         for kind, name in enumerate(("with a match", "without one")):
             for place, what in enumerate(("matches", "other images", "nothing")):
                 value, low, high = self.shares[kind, place].tolist()
                 if np.isfinite(value):
                     n = int(self.counts[kind])
-                    numbers[f"attention on {what}, {name}"] = Estimate(
-                        value, n, self.unit, low, high, "t over sequences"
-                    )
+                    numbers[f"attention on {what}, {name}"] = Estimate(value, n, self.unit, low, high, "t, over images")
         return numbers
 
 
@@ -89,14 +85,17 @@ def analyze(inputs: AnalysisInputs) -> Matches:
     parts = torch.stack([(weights * match).sum(dim=1), (weights * (mask & ~match)).sum(dim=1), nothing], dim=1)
     edges = np.logspace(np.log10(SMALLEST), 0, NUM_BINS + 1)
     alone = match & (match.sum(dim=1, keepdim=True) == 1)
+    found, images = match[torch.arange(len(match)), weights.argmax(dim=1)], batch["image_ids"]
     fooled, fooled_images = extremes(batch, weights, mask & ~match & ~present[:, None], largest=True)
     missed, missed_images = extremes(batch, weights, alone, largest=False)
     return Matches(
         edges=edges,
         matching=histogram(weights[match], edges),
         others=histogram(weights[mask & ~match], edges),
-        shares=np.array([[with_interval(parts[which, place]) for place in range(3)] for which in (present, ~present)]),
-        located=float(match[torch.arange(len(match)), weights.argmax(dim=1)][present].double().mean()),
+        shares=np.array(
+            [[with_interval(parts[which, place], images[which]) for place in range(3)] for which in (present, ~present)]
+        ),
+        located=np.array(share_found(found[present].numpy(), images[present].numpy())),
         counts=np.array([int(present.sum()), int((~present).sum())]),
         fooled=fooled,
         fooled_images=fooled_images,
@@ -110,12 +109,18 @@ def histogram(weights: Tensor, edges: np.ndarray) -> np.ndarray:
     return np.histogram(weights.clamp(SMALLEST, 1).numpy(), edges)[0]
 
 
-def with_interval(values: Tensor) -> tuple[float, float, float]:
-    """Return the mean of values (n,) and its 95 % interval; NaN without any."""
+def with_interval(values: Tensor, images: Tensor) -> tuple[float, float, float]:
+    """Return the mean of values (n,) of samples with `images` (n, K), and its 95 % interval; NaN without any."""
     if not len(values):
         return np.nan, np.nan, np.nan
-    low, high = mean_interval(values.numpy())
-    return float(values.mean()), low, high
+    return float(values.mean()), *overlapping_mean_interval(values.numpy(), images.numpy())
+
+
+def share_found(found: np.ndarray, images: np.ndarray) -> tuple[float, float, float]:
+    """Return the share of found (n,) in samples with `images` (n, K), and its 95 % interval; NaN without any."""
+    if not len(found):
+        return np.nan, np.nan, np.nan
+    return float(found.mean()), *overlapping_wilson(found, images)
 
 
 def extremes(

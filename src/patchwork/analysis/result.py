@@ -1,6 +1,7 @@
 """Results of analyses: frozen dataclasses of arrays, numbers and text, saved as `<name>.npz`, headlines as JSON."""
 
 import json
+import math
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
@@ -24,6 +25,8 @@ class NotApplicableError(ValueError):
 class Estimate:
     """A number with what it was counted on and how sure it is.
 
+    Ends of an interval that are not finite, as of the mean of one sample, are None.
+
     Attributes:
         value: the number.
         n: how many were counted.
@@ -40,6 +43,11 @@ class Estimate:
     high: float | None = None
     interval: str = ""
 
+    def __post_init__(self) -> None:
+        if not all(end is not None and math.isfinite(end) for end in (self.low, self.high)):
+            for name, none in (("low", None), ("high", None), ("interval", "")):
+                object.__setattr__(self, name, none)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -51,7 +59,7 @@ class Result:
     name: ClassVar[str]
 
     def numbers(self) -> dict[str, Estimate]:
-        """Return the headline numbers by name, in the order of their importance."""
+        """Return the headline numbers by name, in the order of their importance; those that are NaN are not saved."""
         raise NotImplementedError
 
     def save(self, directory: Path) -> None:
@@ -64,7 +72,8 @@ class Result:
         np.savez_compressed(buffer, allow_pickle=False, **{key: np.asarray(value) for key, value in self.items()})
         write_bytes(directory / f"{self.name}.npz", buffer.getvalue())
         path = directory / NUMBERS_FILE
-        numbers = read_json(path) | {self.name: {key: asdict(each) for key, each in self.numbers().items()}}
+        finite = {key: asdict(each) for key, each in self.numbers().items() if math.isfinite(each.value)}
+        numbers = read_json(path) | {self.name: finite}
         text = json.dumps({key: numbers[key] for key in sorted(numbers)}, indent=1, allow_nan=False)
         write_bytes(path, f"{text}\n".encode())
 

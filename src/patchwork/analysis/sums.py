@@ -15,7 +15,7 @@ from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data.base import Batch
 from patchwork.models.sum_distribution import convolve_distributions
-from patchwork.stats.intervals import Z, wilson
+from patchwork.stats.overlap import overlapping_slope, overlapping_wilson
 from patchwork.tasks import Predictions, Sum, Task
 from patchwork.tasks.base import to_unit_range
 from patchwork.tasks.sum import expected_sum
@@ -35,10 +35,12 @@ class Sums(Result):
         whole: (E, W) the distribution of the sum, or the number.
         target: (E,) the sums.
         remainder: largest difference between a sum's distribution and the convolution of its images'; NaN for numbers.
-        slope: (3,) change of the expected sum for each unit of a digit that is exchanged, with its 95 % interval.
+        slope: (3,) change of the expected sum for each unit of a digit that is exchanged, with its 95 % interval; NaN
+            if no digits differ.
         n: number of exchanges.
         lengths: (L,) of all test sequences.
         errors: (L, 7) counts of prediction minus target, from −3 or less to 3 or more.
+        intervals: (L, 2) 95 % interval of the share that is right, over sequences that share images.
         unit: what samples are.
     """
 
@@ -53,16 +55,18 @@ class Sums(Result):
     n: int
     lengths: np.ndarray
     errors: np.ndarray
+    intervals: np.ndarray
     unit: str
 
     def numbers(self) -> dict[str, Estimate]:
         value, low, high = self.slope.tolist()
-        numbers = {"slope of an exchange": Estimate(value, self.n, "exchanges", low, high, "least squares, robust")}
-        for length, counts in zip(self.lengths.tolist(), self.errors.tolist(), strict=True):
-            total, right = sum(counts), counts[LARGEST_ERROR]
-            numbers[f"right at length {length}"] = Estimate(
-                right / total, total, self.unit, *wilson(right, total), "Wilson"
-            )
+        numbers = {
+            "slope of an exchange": Estimate(value, self.n, "exchanges", low, high, "least squares, over images")
+        }
+        for length, counts, ends in zip(self.lengths.tolist(), self.errors, self.intervals.tolist(), strict=True):
+            total, (low, high) = int(counts.sum()), ends
+            share = float(counts[LARGEST_ERROR]) / total
+            numbers[f"right at length {length}"] = Estimate(share, total, self.unit, low, high, "Wilson, over images")
         return numbers
 
 
@@ -79,8 +83,8 @@ def analyze(inputs: AnalysisInputs) -> Sums:
     batch = inputs.first(NUM_SEQUENCES)
     mask, target = batch["mask"], batch["digits"].sum(dim=1)
     whole, alone = task(batch), read_alone(task, batch)
-    digit_change, sum_change = exchange(task, batch)
-    lengths, errors = count_errors(inputs.saved_predictions())
+    digit_change, sum_change, images = exchange(task, batch)
+    lengths, errors, intervals = count_errors(inputs.saved_predictions())
     shown = slice(NUM_SHOWN)
     longest = int(mask[shown].sum(dim=1).max())
     return Sums(
@@ -90,10 +94,11 @@ def analyze(inputs: AnalysisInputs) -> Sums:
         whole=(whole.exp() if whole.ndim == 2 else whole[:, None])[shown].numpy(),
         target=target[shown].numpy(),
         remainder=convolution_error(whole, alone, mask) if whole.ndim == 2 else np.nan,
-        slope=np.array(slope(digit_change.numpy(), sum_change.numpy())),
+        slope=np.array(overlapping_slope(digit_change.numpy(), sum_change.numpy(), images.numpy())),
         n=len(digit_change),
         lengths=lengths,
         errors=errors,
+        intervals=intervals,
         unit=f"{inputs.split} {task.samples_name}",
     )
 
@@ -114,33 +119,30 @@ def convolution_error(log_probs: Tensor, alone: Tensor, mask: Tensor) -> float:
     return float((convolved - log_probs.exp()).abs().max())
 
 
-def exchange(task: Task, batch: Batch) -> tuple[Tensor, Tensor]:
+def exchange(task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Exchange the first image of each sequence with that of the next one.
 
     Returns:
-        By how much the digit differs (n,), and by how much the expected sum moves (n,), where digits differ.
+        By how much the digit differs (n,), by how much the expected sum moves (n,), and the images that it depends on
+        (n, S + 1), where digits differ.
     """
     images = batch["image"].clone()
     images[:, 0] = batch["image"][:, 0].roll(1, dims=0)
     change = (batch["digits"][:, 0].roll(1, dims=0) - batch["digits"][:, 0]).double()
     moved = expected_sum(task({**batch, "image": images})) - expected_sum(task(batch))
-    return change[change != 0], moved[change != 0].double()
+    ids = torch.cat([batch["image_ids"], batch["image_ids"][:, :1].roll(1, dims=0)], dim=1)
+    return change[change != 0], moved[change != 0].double(), ids[change != 0]
 
 
-def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Return the slope of y = slope · x by least squares, and its 95 % interval, robust to unequal variances."""
-    square = float((x**2).sum())
-    value = float((x * y).sum()) / square
-    error = float(np.sqrt((x**2 * (y - value * x) ** 2).sum())) / square
-    return value, value - Z * error, value + Z * error
-
-
-def count_errors(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lengths (L,) of sequences, and the counts (L, 7) of their errors."""
+def count_errors(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the lengths (L,) of sequences, the counts (L, 7) of their errors, and intervals (L, 2) of those right."""
     assert predictions.target is not None
     length = (predictions.image_ids >= 0).sum(dim=1).numpy()
     error = (predictions.prediction.double().round() - predictions.target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
     column = (error.long() + LARGEST_ERROR).numpy()
     lengths = np.unique(length)
     size = 2 * LARGEST_ERROR + 1
-    return lengths, np.stack([np.bincount(column[length == each], minlength=size) for each in lengths])
+    counts = np.stack([np.bincount(column[length == each], minlength=size) for each in lengths])
+    right, images = column == LARGEST_ERROR, predictions.image_ids.numpy()
+    intervals = [overlapping_wilson(right[length == each], images[length == each]) for each in lengths]
+    return lengths, counts, np.array(intervals)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from patchwork.analysis.calibration import Calibration
 
-SHARED = "Cells of different grids that show the same digit are taken to err together. "
+SHARED = "Samples that show the same image are taken to err together on it. "
 LOWEST, HIGHEST = 1e-6, 0.9  # probabilities of an error that the axes show; smaller ones are drawn at the lowest
 
 

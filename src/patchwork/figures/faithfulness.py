@@ -27,7 +27,7 @@ def render(result: Faithfulness) -> Rendered:
     caption = (
         "What each answer comes from, according to several methods: orange speaks for it, blue against it, each method "
         f"on its own scale. Beneath: how fast the answer is lost when 4×4 pixels are deleted in that order, for "
-        f"{result.n} {result.unit}, with 95 % intervals over samples. A method that is no better than the ink, which "
+        f"{result.n} {result.unit}, with 95 % intervals. A method that is no better than the ink, which "
         "never saw the model, is gray."
     )
     svg = figure_svg(plot(result), result.name, caption)

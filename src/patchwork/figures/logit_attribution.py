@@ -20,7 +20,7 @@ def render(result: LogitAttribution) -> Rendered:
     value, low, high = result.difference
     caption = (
         "What each part adds directly to the logit difference between an answer and the runner-up, mean over "
-        f"{result.n} {result.unit}, with 95 % intervals over samples. The parts add up to it, {value:.2f} ({low:.2f} "
+        f"{result.n} {result.unit}, with 95 % intervals. The parts add up to it, {value:.2f} ({low:.2f} "
         f"to {high:.2f}), but for {result.remainder:.0e}. Beside them is how often an answer is right, and how often "
         "it is the final one, if the stream is read after a part with the final norm and the head; a low share does "
         "not mean that nothing is there."

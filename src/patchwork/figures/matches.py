@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
 def render(result: Matches) -> Rendered:
     """Render the histogram and the images at its ends."""
-    low, high = result.located_interval
     caption = (
         f"The attention weight of single images of {result.counts.sum():,} {result.unit}: those that match the anchor, "
-        f"and all others. The greatest is on a match in {result.located:.1%} of the {result.counts[0]:,} sequences "
-        f"that have one (95 % interval {low:.1%} to {high:.1%}). Beneath: anchors with the images that got most "
+        f"and all others. {located(result)}Beneath: anchors with the images that got most "
         "without matching, and with the matches that got least, each with its weight."
     )
     svg = figure_svg(plot(result), result.name, caption)
@@ -32,11 +30,24 @@ def render(result: Matches) -> Rendered:
     return Rendered(f'{svg}<div class="columns">{pairs}</div>', caption, share_table(result), claims(result))
 
 
+def located(result: Matches) -> str:
+    """Return how often the greatest weight is on a match; nothing if no sequence has one."""
+    value, low, high = result.located
+    if not np.isfinite(value):
+        return ""
+    return (
+        f"The greatest is on a match in {value:.1%} of the {result.counts[0]:,} sequences that have one (95 % interval "
+        f"{low:.1%} to {high:.1%}). "
+    )
+
+
 def claims(result: Matches) -> tuple[Claim, ...]:
-    """Return the sentence about where it finds its anchor."""
-    low, high = result.located_interval
+    """Return the sentence about where it finds its anchor; none if no sequence has one."""
+    value, low, high = result.located
+    if not np.isfinite(value):
+        return ()
     text = (
-        f"Where there is a match, its greatest attention is on one in {result.located:.1%} of cases (95 % interval "
+        f"Where there is a match, its greatest attention is on one in {value:.1%} of cases (95 % interval "
         f"{low:.1%} to {high:.1%})"
     )
     nothing = result.shares[1, 2, 0]

@@ -8,7 +8,6 @@ import numpy as np
 
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.figures.thumbnails import thumbnail
-from patchwork.stats.intervals import wilson
 
 if TYPE_CHECKING:
     from patchwork.analysis.sums import Sums
@@ -19,7 +18,6 @@ NUM_SUMS = 3  # the likeliest ones that are shown
 
 def render(result: Sums) -> Rendered:
     """Render a row for each sequence, and the errors by length."""
-    value, low, high = result.slope
     made = (
         f"The distribution of a sum is the convolution of those of its images, to {result.remainder:.0e}. "
         if np.isfinite(result.remainder)
@@ -27,8 +25,7 @@ def render(result: Sums) -> Rendered:
     )
     caption = (
         "Images with what each is read as alone, and what is said of the whole. "
-        f"{made}Exchanging an image moves the expected sum by {value:.3f} for each unit of the digit (95 % interval "
-        f"{low:.3f} to {high:.3f}, {result.n} exchanges); 1 is arithmetic."
+        f"{made}{exchanges(result)}An error beyond ±{len(ERRORS) // 2} is counted as that."
     )
     rows = "".join(f"<tr>{sequence_row(result, index)}</tr>" for index in range(len(result.images)))
     header = "".join(f'<th scope="col">{name}</th>' for name in ("images", "sum", "answer"))
@@ -36,9 +33,22 @@ def render(result: Sums) -> Rendered:
     return Rendered(html, caption, error_table(result), claims(result))
 
 
-def claims(result: Sums) -> tuple[Claim, ...]:
-    """Return the sentence about exchanges."""
+def exchanges(result: Sums) -> str:
+    """Return what an exchange does; nothing if no digits differ."""
     value, low, high = result.slope
+    if not np.isfinite(value):
+        return ""
+    return (
+        f"Exchanging an image moves the expected sum by {value:.3f} for each unit of the digit (95 % interval "
+        f"{low:.3f} to {high:.3f}, {result.n} exchanges); 1 is arithmetic. "
+    )
+
+
+def claims(result: Sums) -> tuple[Claim, ...]:
+    """Return the sentence about exchanges; none if no digits differ."""
+    value, low, high = result.slope
+    if not np.isfinite(value):
+        return ()
     text = (
         f"Exchanging an image for one whose digit is greater by one moves the expected sum by {value:.3f} (95 % "
         f"interval {low:.3f} to {high:.3f}, {result.n} exchanges)."
@@ -71,8 +81,7 @@ def reading(values: np.ndarray) -> str:
 def error_table(result: Sums) -> str:
     """Return how often each error is made, by length."""
     rows = []
-    for length, counts in zip(result.lengths.tolist(), result.errors, strict=True):
+    for length, counts, (low, high) in zip(result.lengths.tolist(), result.errors, result.intervals, strict=True):
         total, right = int(counts.sum()), int(counts[len(ERRORS) // 2])
-        low, high = wilson(right, total)
         rows.append([str(length), f"{total:,}", f"{right / total:.1%} ({low:.1%} – {high:.1%})", *map(str, counts)])
     return html_table(["length", "sequences", "share right", *ERRORS], rows)

@@ -13,7 +13,7 @@ from typing import Any
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import NotApplicableError
 from patchwork.core.atomic import write_bytes
-from patchwork.core.errors import warn
+from patchwork.core.errors import PatchworkError, one_line, warn
 from patchwork.core.overrides import shell_command
 from patchwork.core.progress import Progress
 from patchwork.figures.rendered import Claim, Rendered, html_table
@@ -22,7 +22,7 @@ from patchwork.report import PAGE_FILE, RESULTS_DIR
 from patchwork.report.page import PageSection, page_html
 from patchwork.report.published import published_figure
 from patchwork.report.sections import SECTIONS, Section
-from patchwork.stats.intervals import wilson
+from patchwork.stats.overlap import overlapping_wilson
 from patchwork.tasks import Task
 
 SHEETS = {  # pictures that a training has drawn, by their file
@@ -72,7 +72,7 @@ def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Sec
     """
     figures = [figure_section(section, run, inputs) for section in chosen]
     sections = [
-        overview_section(run, inputs.task, inputs.num_samples),
+        overview_section(run, inputs),
         *curves_section(run, inputs.task),
         *sheet_sections(run.run_dir),
         *figures,
@@ -82,58 +82,102 @@ def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Sec
     ]
     title = f"{run.task} · {run.model}"
     path = run.run_dir / PAGE_FILE
-    write_bytes(path, page_html(title, f"{run.run_dir}, started {run.manifest['started'][:16]}", sections))
+    started = run.manifest.get("started")
+    subtitle = f"{run.run_dir}, started {started[:16]}" if started else str(run.run_dir)
+    write_bytes(path, page_html(title, subtitle, sections))
     return path
 
 
 def figure_section(section: Section, run: RunDescription, inputs: AnalysisInputs) -> PageSection:
-    """Analyze and draw one figure; one that does not apply, or fails, is a line of text."""
+    """Analyze and draw one figure; one that does not apply is a line of text, and so is one that fails, with a warning.
+
+    Raises:
+        ResourceError: if its results cannot be written.
+    """
     command = shell_command("report", run=str(run.run_dir), figures=section.name)
     analysis = import_module(f"patchwork.analysis.{section.name}")
     drawing = import_module(f"patchwork.figures.{section.name}")
     try:
         with Progress(f"analyzing {section.name}"):
             result = analysis.analyze(inputs)
+        result.save(run.run_dir / RESULTS_DIR)
+        return PageSection(section.name, section.title, drawing.render(result), command)
     except NotApplicableError as error:
         return PageSection(section.name, section.title, f"Not shown: {error}.")
-    result.save(run.run_dir / RESULTS_DIR)
-    return PageSection(section.name, section.title, drawing.render(result), command)
+    except PatchworkError:
+        raise
+    except Exception as error:  # a figure that fails, as on a model that nobody has tried, costs no other
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        warn(f"figure {section.name} failed, and is left out: {reason}")
+        return PageSection(section.name, section.title, f"Not shown, as it failed: {reason}.")
 
 
 # --- what is not the result of an analysis --------------------------------------------------------------------------
 
 
-def overview_section(run: RunDescription, task: Task, num_samples: int) -> PageSection:
+def overview_section(run: RunDescription, inputs: AnalysisInputs) -> PageSection:
     """Return the section of all test metrics, with the sentences about what was trained and how good it is."""
     manifest = run.manifest
     metrics = {name: value for name, value in manifest.get("metrics", {}).items() if name.startswith("test/")}
     rows = [[name.removeprefix("test/"), f"{value:.4f}"] for name, value in sorted(metrics.items())]
-    trained = (
-        f"{run.model} ({manifest['parameters']:,} parameters) was trained for {run.task} on {manifest['dataset']} "
-        f"({manifest.get('steps', 0):,} steps, {manifest.get('train_seconds', 0):.0f} s, seed {manifest['seed']})."
-    )
-    claims = [Claim(trained, (), rank=10), *result_claim(run, task, num_samples)]
-    weights = f"the weights of epoch {manifest.get('best_epoch')}"
-    caption = f"All metrics of the {num_samples:,} test {task.samples_name}, with {weights}."
+    claims = [Claim(training_sentence(run), (), rank=10), *result_claim(run, inputs)]
+    best = manifest.get("best_epoch")
+    weights = f"the weights of epoch {best}" if best else "the weights that it ended with"
+    caption = f"All metrics of the {num_tested(inputs):,} test {inputs.task.samples_name}, with {weights}."
+    if not rows:
+        return PageSection("result", "Result", Rendered("<p>It has not been tested.</p>", "", claims=tuple(claims)))
     return PageSection(
         "result", "Result", Rendered(html_table(["metric", "value"], rows), caption, claims=tuple(claims))
     )
 
 
-def result_claim(run: RunDescription, task: Task, num_samples: int) -> list[Claim]:
+def training_sentence(run: RunDescription) -> str:
+    """Return what was trained, on what and for how long, as far as its manifest says."""
+    manifest = run.manifest
+    parameters = f" ({manifest['parameters']:,} parameters)" if "parameters" in manifest else ""
+    dataset = f" on {manifest['dataset']}" if "dataset" in manifest else ""
+    details = [
+        text.format(manifest[name])
+        for name, text in (("steps", "{:,} steps"), ("train_seconds", "{:.0f} s"), ("seed", "seed {}"))
+        if manifest.get(name) is not None
+    ]
+    how = f" ({', '.join(details)})" if details else ""
+    status = manifest.get("status", "finished")
+    ended = "" if status == "finished" else f"; it has not finished (status {status})"
+    return f"{run.model}{parameters} was trained for {run.task}{dataset}{how}{ended}."
+
+
+def result_claim(run: RunDescription, inputs: AnalysisInputs) -> list[Claim]:
     """Return the sentence about the result, its uncertainty, chance, and what was published; none without a result."""
-    metrics = run.manifest.get("metrics", {})
+    metrics, task = run.manifest.get("metrics", {}), inputs.task
     if "test/loss" not in metrics:
         return []
-    text = task.summary(metrics, num_samples).rstrip(".")
+    text = task.summary(metrics, num_tested(inputs)).rstrip(".")
     metric = f"test/{task.monitor.removeprefix('val/')}"
-    if task.monitor.endswith("accuracy") and metric in metrics and run.task != "seq2seq":
-        low, high = wilson(round(metrics[metric] * num_samples), num_samples)
-        text += f"; other test samples would move that within {low:.2%} to {high:.2%} (95 %)"
-    published = published_figure(run.task, run.manifest["dataset"], run.config.get("data", {}))
+    interval = accuracy_interval(inputs, metrics.get(metric))
+    if interval is not None:
+        text += "; other test samples would move that within {:.2%} to {:.2%} (95 %)".format(*interval)
+    published = published_figure(run.task, run.manifest.get("dataset", ""), run.config.get("data", {}))
     if published is not None and published.metric in metrics:
         text += f"; {published.source} published {published.value:.2%}"
     return [Claim(f"{text}.", (metric,), rank=20)] if text else []
+
+
+def num_tested(inputs: AnalysisInputs) -> int:
+    """Return how many samples were tested: those whose predictions are saved, or the whole split."""
+    predictions = inputs.predictions.get("test")
+    return inputs.num_samples if predictions is None else len(predictions)
+
+
+def accuracy_interval(inputs: AnalysisInputs, accuracy: float | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of the test accuracy over samples that share images; None if it is another metric."""
+    predictions = inputs.predictions.get("test")
+    correct = None if predictions is None else predictions.correct
+    if accuracy is None or predictions is None or correct is None:
+        return None
+    if abs(float(correct.double().mean()) - accuracy) > 1e-5:
+        return None
+    return overlapping_wilson(correct.numpy(), predictions.image_ids.numpy())
 
 
 def curves_section(run: RunDescription, task: Task) -> list[PageSection]:
