@@ -17,6 +17,7 @@ from patchwork.analysis.explanations import (
     NUM_DELETIONS,
     NUM_STEPS,
     Question,
+    answers_in_turn,
     ask,
     deletion_curve,
     gradient,
@@ -208,3 +209,10 @@ def test_maps_of_an_untrained_network_are_no_better_than_the_ink(monkeypatch: py
     assert np.isfinite(result.insertion[: result.num_methods]).all()
     ink, exact = (result.insertion[result.methods.index(name), 0] for name in ("ink", "integrated"))
     assert exact > ink
+
+
+def test_answers_after_an_early_end_are_not_explained() -> None:
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 2, 3], [1, 0, 3], [1, 0, 3]]), 4).double()
+    tokens = torch.tensor([[1, 2, 3], [1, 0, 0], [1, 0, 0]])  # the last two end with 0, and the head would go on
+    assert answers_in_turn(logits, tokens).tolist() == [0, 1, 0]
+    assert answers_in_turn(logits, None).tolist() == [0, 1, 2]

@@ -84,8 +84,22 @@ def ask(task: Task, batch: Batch) -> Question:
         prediction = task.predict_step(batch, 0).prediction
         tokens = prediction if prediction.ndim == 2 else None
         logits = task.answer_logits(batch, tokens)
-    answer = torch.arange(len(prediction)) % logits.shape[1]
-    return Question(task, batch, answer, tokens, *top_two(logits), float(batch["image"].min()))
+    return Question(task, batch, answers_in_turn(logits, tokens), tokens, *top_two(logits), float(batch["image"].min()))
+
+
+def answers_in_turn(logits: Tensor, tokens: Tensor | None) -> Tensor:
+    """Return an answer (B,) of each sample to explain: the first, the second, and so on, of logits (B, T, C).
+
+    Where a decoder has ended too early, what is written after it was not decided by logits, and the next answer that
+    was takes its place.
+    """
+    count = logits.shape[1]
+    wanted = torch.arange(len(logits)) % count
+    if tokens is None:
+        return wanted
+    steps = (torch.arange(count) - wanted[:, None]) % count  # from the wanted answer onward
+    decided = tokens == logits.argmax(dim=-1)
+    return torch.where(decided, steps, steps + count).argmin(dim=1)
 
 
 # --- through attention -----------------------------------------------------------------------------------------------
