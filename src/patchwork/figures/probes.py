@@ -23,8 +23,7 @@ def render(result: Probes) -> Rendered:
     caption = (
         f"Test accuracy of a linear classifier of what each layer holds, on {result.n:,} {result.unit} (fitted on "
         f"{result.n_fitted:,} of the validation split), with 95 % intervals over images. Dashed: the same network "
-        "before its training. Dotted: the most frequent class. Crosses: shuffled labels. What can be read need not be "
-        "used by the network."
+        "before its training. Dotted: the most frequent class. What can be read need not be used by the network."
     )
     return Rendered(figure_svg(plot(result), result.name, caption), caption, table(result), (claim(result),))
 
@@ -71,8 +70,6 @@ def draw_variable(axes: Axes, result: Probes, index: int) -> None:
     axes.plot([], [], color=PALETTE[0], marker="o", ms=4, label="trained")
     axes.plot([], [], color=PALETTE[1], ls="--", marker="s", ms=3.5, label="untrained")
     axes.axhline(result.chance[index], color=MUTED, lw=0.8, ls=":", label="most frequent class")
-    if index == 0:
-        axes.plot(x, result.shuffled[:, 0], "x", color=MUTED, ms=5, label="shuffled labels")
     axes.set_title(result.variables[index], fontsize=SMALL + 1, color=TEXT)
     axes.set_xticks(x, result.layers, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_ylim(0, 1.03)
@@ -95,7 +92,6 @@ def table(result: Probes) -> str:
     header = ["read from"]
     for variable in result.variables:
         header += [variable, f"{variable}, untrained"]
-    header.append(f"{result.variables[0]}, shuffled")
     rows = [
         [
             layer,
@@ -104,7 +100,6 @@ def table(result: Probes) -> str:
                 for variable in range(len(result.variables))
                 for cell in (interval(result.accuracy[variable, index]), interval(result.untrained[variable, index]))
             ),
-            interval(result.shuffled[index]),
         ]
         for index, layer in enumerate(result.layers)
     ]
