@@ -24,6 +24,7 @@ PATCHES = Places("patches", 2, 2)
 MODELS = {
     "reader": TINY,
     "cells": [*TINY, "model=cell_pool", "model.stem=null"],
+    "undivided": [*TINY, "model.patch_size=8", "model.stem=null"],  # 7×7 patches in 2×2 cells
     "vit": ["task=classify", "dataset=uci", "model.stem=null"],
     "mean": ["task=classify", "dataset=uci", "model.stem=null", "model.pool=mean"],
     "sum": ["task=sum", "dataset=uci", "model=sequence_regressor", "data.max_length=3"],
@@ -106,6 +107,13 @@ def test_planted_weights_have_their_distance_and_cell() -> None:
     even = torch.full((3, 2, 5, 16), 1 / 16).double()
     assert own_cell_share(even, Places("patches", 4, 4), (2, 2), torch.arange(3)[:, None]).tolist() == [[0.25] * 3] * 2
     assert np.isnan(own_cell_share(identity, PATCHES, None, torch.arange(3)[:, None])).all()
+
+
+def test_patches_that_lie_in_several_cells_have_no_share_of_their_own_cell() -> None:
+    result = analyze(make_inputs("undivided"))
+    assert all(np.isnan(layer.own_cell).all() for layer in result.by_layer())
+    assert not any("cell of the digit" in name for name in result.numbers())
+    assert render(result).claims == ()
 
 
 def test_equal_weights_have_all_keys_and_a_flat_map() -> None:

@@ -34,7 +34,8 @@ class Layer(NamedTuple):
         keys: what its S keys stand for.
         entropy: (H, 3) effective number of keys, exp of the entropy: mean and 95 % interval.
         distance: (H,) mean distance in patches between query and key; NaN if they have no common grid.
-        own_cell: (H, 3) share of the weights of the t-th query on the t-th cell, with interval; NaN without cells.
+        own_cell: (H, 3) share of the weights of the t-th query on the t-th cell, with interval; NaN without cells, and
+            where a patch lies in several.
     """
 
     name: str
@@ -240,11 +241,15 @@ def mean_distance(weights: Tensor, keys: Places) -> np.ndarray:
 
 
 def own_cell_share(weights: Tensor, keys: Places, cells: tuple[int, int] | None, image_ids: Tensor) -> np.ndarray:
-    """Return the share (H, 3) of the t-th query's weights on the t-th cell, with interval, of cross-attention."""
+    """Return the share (H, 3) of the t-th query's weights on the t-th cell, with interval, of cross-attention.
+
+    It is NaN where there are no cells, or a patch lies in several.
+    """
     heads, queries, _ = weights.shape[1:]
-    if cells is None or keys.kind == "tokens" or keys.prefix:
+    rows, cols = cells or (1, 1)
+    is_divided = keys.rows % rows == 0 and keys.cols % cols == 0  # else a patch lies in several cells
+    if cells is None or keys.kind == "tokens" or keys.prefix or not is_divided:
         return np.full((heads, 3), np.nan)
-    rows, cols = cells
     table = rearrange(
         weights, "b h t (r p c q) -> b h t (r c) (p q)", r=rows, c=cols, p=keys.rows // rows, q=keys.cols // cols
     ).sum(dim=-1)  # (B, H, T, cells)
