@@ -26,7 +26,7 @@ from patchwork.analysis.explanations import (
     rollout,
 )
 from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, relative
-from patchwork.analysis.inputs import AnalysisInputs
+from patchwork.analysis.inputs import AnalysisInputs, freeze
 from patchwork.analysis.result import NotApplicableError
 from patchwork.evaluation.audit import planted
 from patchwork.figures.faithfulness import render
@@ -106,6 +106,20 @@ def test_gradients_of_a_linear_network_are_its_weights() -> None:
         relevance(question)
 
 
+def test_attributions_to_colors_add_up_to_the_difference_of_the_logits() -> None:
+    """Each channel counts for itself: red may speak for an answer, and blue against it."""
+    data, task = build_small(["task=classify", "dataset=uci"])
+    task.model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 10))
+    batch = AnalysisInputs.from_task(task, data).first(6)
+    colored = batch["image"] * torch.tensor([1.0, 0.4, 0.1])[:, None, None]
+    question = ask(freeze(task), {**batch, "image": colored})
+    change = question.score(colored) - question.score(torch.full_like(colored, question.background))
+    for method in (gradient, integrated):
+        maps = method(question)
+        assert maps.shape == (6, 28, 28)
+        torch.testing.assert_close(maps.sum(dim=(1, 2)), change)
+
+
 def test_integrated_gradients_are_those_of_captum() -> None:
     attr = pytest.importorskip("captum.attr")
     question = make_question(MODELS["vit"])
@@ -117,7 +131,7 @@ def test_integrated_gradients_are_those_of_captum() -> None:
         method="riemann_middle",
         internal_batch_size=len(image),
     )
-    torch.testing.assert_close(integrated(question), reference.mean(dim=1), rtol=1e-6, atol=1e-10)
+    torch.testing.assert_close(integrated(question), reference.sum(dim=1), rtol=1e-6, atol=1e-10)
 
 
 def test_where_nothing_is_moved_there_is_no_relevance_though_rollout_shows_some() -> None:

@@ -232,7 +232,7 @@ def to_pixels(question: Question, tokens: Tensor) -> Tensor:
 
 def gradient(question: Question) -> Tensor:
     """Return the gradient of each pixel times its difference to the background (B, height, width)."""
-    return pixel_gradient(question, question.batch["image"]) * difference(question)
+    return (pixel_gradient(question, question.batch["image"]) * difference(question)).sum(dim=1)
 
 
 def integrated(question: Question) -> Tensor:
@@ -245,7 +245,7 @@ def integrated(question: Question) -> Tensor:
     empty = torch.full_like(image, question.background)
     steps = [(index + 0.5) / NUM_STEPS for index in range(NUM_STEPS)]
     mean = sum(pixel_gradient(question, torch.lerp(empty, image, step)) for step in steps) / NUM_STEPS
-    attribution: Tensor = mean * difference(question)
+    attribution: Tensor = (mean * difference(question)).sum(dim=1)
     with torch.no_grad():
         change = question.score(image) - question.score(empty)
     gap = ((attribution.sum(dim=(1, 2)) - change).abs() / change.abs().clamp_min(1e-9)).median()
@@ -255,15 +255,15 @@ def integrated(question: Question) -> Tensor:
 
 
 def pixel_gradient(question: Question, image: Tensor) -> Tensor:
-    """Return the gradient of what is explained, summed over channels (B, height, width)."""
+    """Return the gradient of what is explained with respect to the pixels of each channel (B, C, height, width)."""
     image = image.detach().clone().requires_grad_()
     (gradients,) = torch.autograd.grad(question.score(image).sum(), image)
-    return gradients.sum(dim=1)
+    return gradients
 
 
 def difference(question: Question) -> Tensor:
-    """Return the difference of each pixel to the background (B, height, width)."""
-    return (question.batch["image"] - question.background).mean(dim=1)
+    """Return the difference of the pixels of each channel to the background (B, C, height, width)."""
+    return question.batch["image"] - question.background
 
 
 # --- controls that ignore the model ----------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def difference(question: Question) -> Tensor:
 
 def ink(question: Question) -> Tensor:
     """Return the brightness of each pixel (B, height, width), a control that ignores the model."""
-    return difference(question)
+    return difference(question).mean(dim=1)
 
 
 def blurred_ink(question: Question) -> Tensor:
@@ -322,9 +322,8 @@ def deletion_curve(question: Question, maps: Tensor, *, insert: bool = False) ->
     """
     image = question.batch["image"]
     importance = F.avg_pool2d(maps[:, None], UNIT).flatten(1)
-    filled = (
-        F.max_pool2d(difference(question)[:, None].abs(), UNIT).flatten(1) > 1e-6
-    )  # deleting others changes nothing
+    ink_of_part = F.max_pool2d(difference(question).abs().amax(dim=1, keepdim=True), UNIT)
+    filled = ink_of_part.flatten(1) > 1e-6  # deleting others changes nothing
     ranks = importance.masked_fill(~filled, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     shares = torch.linspace(0, 1, NUM_DELETIONS + 1, dtype=torch.float64)
     counts = (shares[None] * filled.sum(dim=1, keepdim=True)).round()  # (B, 1 + NUM_DELETIONS)
