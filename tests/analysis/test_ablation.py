@@ -7,11 +7,11 @@ from analysis_helpers import build_small
 from helpers import TINY
 
 from patchwork.analysis import ablation
-from patchwork.analysis.ablation import Ablation, analyze
+from patchwork.analysis.ablation import Ablation, analyze, replacements
 from patchwork.analysis.inputs import AnalysisInputs, cached_patches
 from patchwork.analysis.result import NotApplicableError
 from patchwork.figures.ablation import render
-from patchwork.models.interventions import record_points
+from patchwork.models.interventions import Edit, record_points
 
 VIT = ["task=classify", "dataset=uci", "model.stem=null", "model.embed_dim=16", "model.patch_size=14"]
 TASKS = {
@@ -90,6 +90,21 @@ def test_twins_cost_nothing_alone_and_all_together(monkeypatch: pytest.MonkeyPat
     expected[one, other] = expected[other, one] = 1
     assert np.array_equal(result.pairs, expected)
     assert all(result.loss_rise[result.parts.index(result.heads[head]), 0, 0] == 0 for head in (one, other))
+
+
+def test_replacements_are_taken_from_no_padding() -> None:
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
+    activation = torch.tensor([[1.0, 10], [2, 999], [3, 30], [6, 999]], dtype=torch.float64)[:, :, None]
+
+    def put(edits: dict[str, Edit]) -> torch.Tensor:
+        return edits["point"](torch.zeros(4, 2, 1, dtype=torch.float64))[:, :, 0]
+
+    mean, other, _ = (put(edits) for edits in replacements("point", None, activation, mask))
+    assert mean.tolist() == [[3, 20]] * 4
+    assert other[:, 0].tolist() == [6, 1, 2, 3]
+    assert other[mask[:, 1], 1].tolist() == [30, 10]
+    _, rolled, _ = (put(edits) for edits in replacements("point", None, activation))
+    assert torch.equal(rolled, activation[:, :, 0].roll(1, dims=0))  # without a mask, from the sample before
 
 
 def test_networks_without_parts_are_refused() -> None:

@@ -6,6 +6,7 @@ import torch
 from analysis_helpers import build_small
 from helpers import TINY
 
+from patchwork.analysis import attention
 from patchwork.analysis.attention import (
     AttentionMaps,
     analyze,
@@ -114,6 +115,22 @@ def test_patches_that_lie_in_several_cells_have_no_share_of_their_own_cell() -> 
     assert all(np.isnan(layer.own_cell).all() for layer in result.by_layer())
     assert not any("cell of the digit" in name for name in result.numbers())
     assert render(result).claims == ()
+
+
+def test_padding_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence has as many effective keys in a batch of longer ones as alone."""
+    monkeypatch.setattr(attention, "NUM_SAMPLES", 8)
+    inputs = make_inputs("sum")
+    together, alone = analyze(inputs).statistics[:, 0], []
+    for sample in range(8):
+        batch = inputs.batch(torch.tensor([sample]))
+        exists = batch["mask"][0]
+        with torch.no_grad(), record_attention(inputs.task.model) as recorded:
+            inputs.task.model(batch["image"][:, exists], batch["mask"][:, exists])
+        (weights,) = (call.weights for calls in recorded.values() for call in calls)
+        alone.append((-torch.special.xlogy(weights, weights).sum(dim=-1)).exp().mean(dim=2)[0])
+    assert not inputs.first(8)["mask"].all()
+    assert together == pytest.approx(torch.stack(alone).mean(dim=0).numpy())
 
 
 def test_equal_weights_have_all_keys_and_a_flat_map() -> None:

@@ -80,6 +80,7 @@ def analyze(inputs: AnalysisInputs) -> Ablation:
     if not parts:
         raise NotApplicableError(f"{type(model).__name__} has no attention and no blocks that could be left out")
     batch = inputs.first(NUM_SAMPLES)
+    mask = batch.get("mask")
     with torch.no_grad(), cached_patches(model):
         right, loss = measure(inputs, batch)
         points = sorted({point for point, _ in parts.values()})
@@ -87,11 +88,11 @@ def analyze(inputs: AnalysisInputs) -> Ablation:
             task.predict_step(batch, 0)
         activations = {name: merge_steps(values) for name, values in recorded.items()}
         effects = [
-            [effect(inputs, batch, right, loss, edits) for edits in replacements(point, head, activations[point])]
+            [effect(inputs, batch, right, loss, edits) for edits in replacements(point, head, activations[point], mask)]
             for point, head in parts.values()
         ]
         heads = [name for name, (_, head) in parts.items() if head is not None][:MAX_PAIRED_HEADS]
-        means = {name: next(replacements(*parts[name], activations[parts[name][0]])) for name in heads}
+        means = {name: next(replacements(*parts[name], activations[parts[name][0]], mask)) for name in heads}
         pairs = pair_effects(inputs, batch, right, loss, means)
     table = np.array(effects)  # (P, R, 2, 3)
     return Ablation(
@@ -148,11 +149,32 @@ def merge_steps(values: list[Tensor]) -> Tensor:
     return torch.cat(values, dim=1)
 
 
-def replacements(point: str, head: int | None, activation: Tensor) -> Iterator[dict[str, Edit]]:
-    """Yield the edits that leave out a part, one for each of `REPLACEMENTS`."""
-    yield {point: at_position(activation.mean(dim=0, keepdim=True), head)}
-    yield {point: at_position(activation.roll(1, dims=0), head)}
+def replacements(
+    point: str, head: int | None, activation: Tensor, mask: Tensor | None = None
+) -> Iterator[dict[str, Edit]]:
+    """Yield the edits that leave out a part, one for each of `REPLACEMENTS`.
+
+    Args:
+        point: of the part.
+        head: the head that it is; None if it is the whole point.
+        activation: (B, T, …) of all samples.
+        mask: (B, T) which tokens are no padding, of which nothing is taken; None if there is none.
+    """
+    if mask is None or mask.shape != activation.shape[:2]:
+        mask = torch.ones(activation.shape[:2], dtype=torch.bool)
+    exists = mask.reshape(*mask.shape, *[1] * (activation.ndim - 2)).to(activation.dtype)
+    mean = (activation * exists).sum(dim=0, keepdim=True) / exists.sum(dim=0, keepdim=True).clamp_min(1)
+    yield {point: at_position(mean, head)}
+    yield {point: at_position(activation[previous_sample(mask), torch.arange(mask.shape[1])], head)}
     yield {point: at_position(torch.zeros_like(activation[:1]), head)}
+
+
+def previous_sample(mask: Tensor) -> Tensor:
+    """Return the sample (B, T) before each that has a token there, as `mask` (B, T) tells; itself where it has none."""
+    count, rank = mask.sum(dim=0), mask.cumsum(dim=0) - 1
+    order = (~mask).long().argsort(dim=0, stable=True)  # those that have one first, in their order
+    before = order.gather(0, (rank - 1) % count.clamp_min(1))
+    return torch.where(mask, before, torch.arange(len(mask))[:, None])
 
 
 def at_position(replacement: Tensor, head: int | None) -> Edit:

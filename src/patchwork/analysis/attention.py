@@ -16,6 +16,7 @@ from torch import Tensor
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.places import Places, find_patch_embed, find_places, receptive_fields
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
+from patchwork.data import Batch
 from patchwork.models.transformer import Attention, AttentionCall, record_attention
 from patchwork.stats.overlap import overlapping_mean_interval
 from patchwork.tasks.base import to_unit_range
@@ -143,14 +144,7 @@ def analyze(inputs: AnalysisInputs) -> AttentionMaps:
         raise NotApplicableError(f"the attention of {type(model).__name__} is not used")
     cells = cell_grid(inputs)
     layers = {
-        name: describe(
-            name,
-            modules[name],
-            call,
-            find_places(model, call.weights.shape[-1], cells=cells),
-            cells,
-            batch["image_ids"],
-        )
+        name: describe(name, modules[name], call, find_places(model, call.weights.shape[-1], cells=cells), cells, batch)
         for name, call in calls.items()
     }
     embed = find_patch_embed(model)
@@ -195,9 +189,18 @@ def cell_grid(inputs: AnalysisInputs) -> tuple[int, int] | None:
 
 
 def describe(
-    name: str, module: Attention, call: AttentionCall, keys: Places, cells: tuple[int, int] | None, image_ids: Tensor
+    name: str, module: Attention, call: AttentionCall, keys: Places, cells: tuple[int, int] | None, batch: Batch
 ) -> Layer:
-    """Return a layer with its statistics over all samples and the weights of those that are shown."""
+    """Return a layer with its statistics over all samples and the weights of those that are shown.
+
+    Args:
+        name: of its module.
+        module: the layer.
+        call: its weights and values for all samples.
+        keys: what its keys stand for.
+        cells: rows and columns of the cells, if there are several.
+        batch: the samples.
+    """
     weights, moved = call.weights, moved_shares(module, call)
     if weights[0].numel() > MAX_ENTRIES:
         raise NotApplicableError(f"a layer has {weights[0].numel():,} weights, more than can be shown")
@@ -207,9 +210,9 @@ def describe(
         weights[:NUM_SHOWN].numpy().astype(np.float32),
         moved[:NUM_SHOWN].numpy().astype(np.float32),
         keys,
-        with_intervals(entropy.exp().mean(dim=2), image_ids),
+        with_intervals(mean_over_queries(entropy.exp(), batch.get("mask")), batch["image_ids"]),
         mean_distance(weights, keys),
-        own_cell_share(weights, keys, cells if is_cross_attention(name) else None, image_ids),
+        own_cell_share(weights, keys, cells if is_cross_attention(name) else None, batch["image_ids"]),
     )
 
 
@@ -219,6 +222,14 @@ def moved_shares(module: Attention, call: AttentionCall) -> Tensor:
     length = torch.einsum("bhsd,ehd->bhse", call.values, proj).norm(dim=-1)  # (B, H, S)
     moved = call.weights * length[:, :, None]
     return moved / moved.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+
+
+def mean_over_queries(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean (B, H) of values (B, H, T) over the queries that are no padding, as `mask` (B, T) tells."""
+    if mask is None or mask.shape[1] != values.shape[2]:
+        return values.mean(dim=2)
+    exists = mask[:, None].to(values.dtype)  # (B, 1, T)
+    return (values * exists).sum(dim=2) / exists.sum(dim=2)
 
 
 def with_intervals(values: Tensor, image_ids: Tensor) -> np.ndarray:
