@@ -52,6 +52,11 @@ def test_learning_is_followed_through_the_validations(watched_run: Path, tmp_pat
         torch.equal(s.state_dict["model.head.weight"].double(), inputs.task.model.head.weight) for s in inputs.history
     ]
     assert np.array_equal(result.right[best.index(True)], correct.numpy())
+    assert result.moments == ("epoch 1, step 1", "epoch 1, step 2")  # validations of one epoch are told apart
+    numbers = result.numbers()
+    assert {f"right after {moment}" for moment in result.moments} <= {*numbers}
+    assert {numbers[name].unit for name in numbers if "effective keys" in name} == {"test grids"}
+    assert {numbers[name].unit for name in numbers if "right" in name} == {"validation grids"}
     result.save(tmp_path)
     assert render(Learning.load(tmp_path)) == render(result)
 

@@ -36,7 +36,8 @@ class Learning(Result):
     """What a model had right, where it looked and what it held, at validations of its training.
 
     Attributes:
-        epochs: (E,) of the validations.
+        epochs: (E,) of the validations, from 1.
+        steps: (E,) optimizer steps done by then.
         right: (E, N) whether each sample was right.
         image_ids: (N, K) the images that each shows, −1 where it shows fewer.
         frames: (F,) which validations the following are of.
@@ -52,10 +53,13 @@ class Learning(Result):
         images: (K, C, height, width) uint8.
         targets: what is right of each.
         unit: what samples are.
+        attended_n: number of samples of the attention.
+        attended_unit: what those are.
     """
 
     name: ClassVar[str] = "learning"
     epochs: np.ndarray
+    steps: np.ndarray
     right: np.ndarray
     image_ids: np.ndarray
     frames: np.ndarray
@@ -71,6 +75,16 @@ class Learning(Result):
     images: np.ndarray
     targets: tuple[str, ...]
     unit: str
+    attended_n: int
+    attended_unit: str
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Return the names (E) of the validations: their epoch, and where an epoch has several, their step as well."""
+        epochs, steps = self.epochs.tolist(), self.steps.tolist()
+        if len({*epochs}) == len(epochs):
+            return tuple(f"epoch {epoch}" for epoch in epochs)
+        return tuple(f"epoch {epoch}, step {step:,}" for epoch, step in zip(epochs, steps, strict=True))
 
     @property
     def learned(self) -> np.ndarray:
@@ -84,7 +98,7 @@ class Learning(Result):
 
     def numbers(self) -> dict[str, Estimate]:
         n = self.right.shape[1]
-        shares = {f"right after epoch {epoch}": row for epoch, row in zip(self.epochs, self.right, strict=True)}
+        shares = {f"right after {moment}": row for moment, row in zip(self.moments, self.right, strict=True)}
         shares |= {"right in the end": self.right[-1], "forgotten at least once": self.forgotten > 0}
         numbers = {
             name: Estimate(
@@ -94,7 +108,7 @@ class Learning(Result):
         }
         for index, name in enumerate(self.heads):
             numbers[f"{name}, effective keys in the end"] = Estimate(
-                float(self.effective_keys[-1, index]), n, self.unit
+                float(self.effective_keys[-1, index]), self.attended_n, self.attended_unit
             )
         return numbers
 
@@ -120,8 +134,9 @@ def analyze(inputs: AnalysisInputs) -> Learning:
     batch = inputs.batch(torch.arange(min(NUM_SAMPLES, inputs.data.num_samples["val"])), "val")
     right = np.stack([answered_right(inputs.at(snapshot), batch) for snapshot in history])
     frames = spread(range(len(history)), MAX_FRAMES)
-    attended = [attention_at(inputs.at(history[frame])) for frame in frames]
-    heads, keys, own, maps, map_layer = follow_attention([each for each in attended if each is not None])
+    looked = [attention_at(inputs.at(history[frame])) for frame in frames]
+    attended = [each for each in looked if each is not None]
+    heads, keys, own, maps, map_layer = follow_attention(attended)
     layers, probed = follow_probes(inputs, [history[frame] for frame in frames])
     shown, shown_as = to_show(right)
     images = batch["image"][shown]
@@ -129,6 +144,7 @@ def analyze(inputs: AnalysisInputs) -> Learning:
     assert targets is not None
     return Learning(
         epochs=np.array([snapshot.epoch for snapshot in history]),
+        steps=np.array([snapshot.step for snapshot in history]),
         right=right,
         image_ids=batch["image_ids"].numpy(),
         frames=np.array(frames),
@@ -144,6 +160,8 @@ def analyze(inputs: AnalysisInputs) -> Learning:
         images=(to_unit_range(side_by_side(images)) * 255).round().byte().numpy(),
         targets=tuple(inputs.task.format_answers(targets)),
         unit=f"validation {inputs.task.samples_name}",
+        attended_n=attended[0].n if attended else 0,
+        attended_unit=attended[0].unit if attended else "",
     )
 
 

@@ -22,12 +22,18 @@ def render(result: Learning) -> Rendered:
     count, learned = result.right.shape[1], result.learned
     never = int((learned == len(result.epochs)).sum())
     caption = (
-        f"{count} {result.unit}, one column each, in the order in which they were learned; one row an epoch, the first "
-        f"on top. Blue is right, orange wrong. {int((result.forgotten > 0).sum())} of them were forgotten at least "
-        f"once, {never} are wrong in the end. A sample is learned at the epoch from which on it is right."
+        f"{count} {result.unit}, one column each, in the order in which they were learned; one row a validation, the "
+        f"first on top. Blue is right, orange wrong. {int((result.forgotten > 0).sum())} of them were forgotten at "
+        f"least once, {never} are wrong in the end. A sample is learned at the validation from which on it is right."
+        f"{attended_text(result)}"
     )
     parts = [strip(result), samples(result), attention(result)]
     return Rendered("".join(parts), caption, epoch_table(result) + probe_table(result), claims(result))
+
+
+def attended_text(result: Learning) -> str:
+    """Return the sentence about what the attention was measured on."""
+    return f" Attention is that of {result.attended_n} {result.attended_unit}." if result.heads else ""
 
 
 def claims(result: Learning) -> tuple[Claim, ...]:
@@ -36,9 +42,9 @@ def claims(result: Learning) -> tuple[Claim, ...]:
     ever = learned[learned < len(result.epochs)]
     if not len(ever):
         return ()
-    half, most = (result.epochs[int(np.quantile(ever, share, method="higher"))] for share in (0.5, 0.95))
+    half, most = (result.moments[int(np.quantile(ever, share, method="higher"))] for share in (0.5, 0.95))
     text = (
-        f"Half of the {result.unit} that it has right in the end were learned by epoch {half}, 95 % by epoch {most}; "
+        f"Half of the {result.unit} that it has right in the end were learned by {half}, 95 % by {most}; "
         f"{(result.forgotten > 0).mean():.1%} were forgotten at least once."
     )
     return (Claim(text, ("right in the end", "forgotten at least once"), rank=85),)
@@ -51,7 +57,7 @@ def strip(result: Learning) -> str:
     pixels = np.where(right[None], np.array(RIGHT)[:, None, None], np.array(WRONG)[:, None, None]).astype(np.uint8)
     height = ROW * len(result.epochs)
     style = f"width:100%;height:{height}px;border:0"
-    return f'<img class="pixels" style="{style}" src="{data_uri(pixels)}" alt="What was right after each epoch">'
+    return f'<img class="pixels" style="{style}" src="{data_uri(pixels)}" alt="What was right at each validation">'
 
 
 def samples(result: Learning) -> str:
@@ -76,9 +82,8 @@ def attention(result: Learning) -> str:
             f'<span class="captioned">{thumbnail(gray(weights), f"head {head + 1}", height=96)}head {head + 1}</span>'
             for head, weights in enumerate(maps)
         )
-        panels.append(
-            f'<div data-panel="epoch {result.epochs[frame]}"><p>epoch {result.epochs[frame]}</p>{images}</div>'
-        )
+        moment = result.moments[frame]
+        panels.append(f'<div data-panel="{moment}"><p>{moment}</p>{images}</div>')
     if not panels:
         return ""
     title = (
@@ -93,19 +98,19 @@ def gray(weights: np.ndarray) -> np.ndarray:
 
 
 def epoch_table(result: Learning) -> str:
-    """Return what was right, learned and forgotten at each epoch."""
+    """Return what was right, learned and forgotten at each validation."""
     before = np.zeros_like(result.right[0])
     rows = []
-    for index, (epoch, right) in enumerate(zip(result.epochs.tolist(), result.right, strict=True)):
+    for index, (moment, right) in enumerate(zip(result.moments, result.right, strict=True)):
         learned = int((result.learned == index).sum())
-        rows.append([str(epoch), f"{right.mean():.1%}", str(learned), str(int((before & ~right).sum()))])
+        rows.append([moment, f"{right.mean():.1%}", str(learned), str(int((before & ~right).sum()))])
         before = right
-    return html_table(["epoch", "right", "learned for good", "forgotten"], rows)
+    return html_table(["after", "right", "learned for good", "forgotten"], rows)
 
 
 def probe_table(result: Learning) -> str:
     """Return the probes' accuracy and the heads' effective keys at some epochs."""
-    header = ["", *(f"epoch {result.epochs[frame]}" for frame in result.frames.tolist())]
+    header = ["", *(result.moments[frame] for frame in result.frames.tolist())]
     rows = [
         [f"probe: {layer}", *(f"{value:.1%}" for value in result.probed[:, index, 0])]
         for index, layer in enumerate(result.layers)
