@@ -88,6 +88,33 @@ def test_a_mistake_is_nearest_to_itself_in_training(name: str, tmp_path: Path, m
     assert neighbors_figure.render(neighbors.Neighbors.load(tmp_path)) == neighbors_figure.render(result)
 
 
+def test_mistakes_are_followed_in_parts_and_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = make_inputs(TASKS["reader"])
+    whole = neighbors.analyze(inputs)
+    assert len(whole.votes) > 20
+    monkeypatch.setattr(neighbors, "CHUNK", 7)
+    parts = neighbors.analyze(inputs)
+    assert np.array_equal(parts.votes, whole.votes)
+    assert np.array_equal(parts.near, whole.near)
+    monkeypatch.setattr(neighbors, "MAX_MISTAKES", 20)
+    few = neighbors.analyze(inputs)
+    assert len(few.votes) == 20
+    answers = inputs.task.class_answers(inputs.saved_predictions())["all cells"]
+    last = (answers.target != answers.prediction).nonzero()[19].item()
+    assert few.unit == f"{last + 1} answers in test grids"
+
+
+def test_probability_of_a_part_of_a_class_is_that_of_all_classes_with_it() -> None:
+    inputs = make_inputs(TASKS["icons"])
+    task, predictions = inputs.task, inputs.saved_predictions()
+    table = predictions.log_probs.exp().unflatten(1, task.factor_sizes)
+    for dim, name in enumerate(task.factors):
+        others = [other + 1 for other in range(len(task.factors)) if other != dim]
+        answer = task.class_answers(predictions)[name].prediction
+        expected = table.sum(dim=others).gather(1, answer[:, None])[:, 0]
+        torch.testing.assert_close(neighbors.probabilities(inputs, name), expected)
+
+
 def test_training_samples_are_looked_among() -> None:
     inputs = make_inputs(TASKS["vit"])
     samples = neighbors.training_samples(inputs, 100)

@@ -17,16 +17,18 @@ from patchwork.analysis.places import cell_grid
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.data import Batch
 from patchwork.stats.intervals import clustered_wilson
-from patchwork.tasks import Predictions
+from patchwork.tasks import Predictions, Task
 from patchwork.tasks.predictions import ClassAnswers
 
 NUM_TRAINING = 2000  # classes of training samples to look among
 NUM_SHOWN, NUM_NEIGHBORS, NUM_VOTES = 10, 5, 15
+MAX_MISTAKES = 2000  # the first ones of the split, which are any
+CHUNK = 200  # mistakes whose samples are in memory at once, with what all layers hold of them
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbors(Result):
-    """The surest mistakes with their nearest training images.
+    """The surest mistakes with their nearest training images; of very many mistakes, the first ones of the split.
 
     Attributes:
         layer: whose vectors are compared.
@@ -34,7 +36,7 @@ class Neighbors(Result):
         index: (E,) sample of each mistake, by its index in the split, the surest first; no image is there twice.
         target: (E,) what was right.
         prediction: (E,) what was answered.
-        probability: (E,) of that answer.
+        probability: (E,) of that answer, whatever else is part of the model's class.
         images: (E, C, height, width) uint8, of the cell that was meant.
         near: (E, 5, C, height, width) uint8, the training images, the nearest first.
         near_target: (E, 5) their classes.
@@ -81,55 +83,74 @@ def analyze(inputs: AnalysisInputs) -> Neighbors:
     answers = inputs.task.class_answers(inputs.saved_predictions())
     if not answers:
         raise NotApplicableError(f"the samples of task={type(inputs.task).__name__.lower()} have no classes")
-    first = next(iter(answers.values()))
+    kind, first = next(iter(answers.items()))
     if "mask" in inputs.data.batch_keys:
         raise NotApplicableError("its samples are sequences, which have no nearest training image")
-    wrong = mistakes(inputs.saved_predictions(), first)
+    wrong = (first.target != first.prediction).nonzero().squeeze(1)[:MAX_MISTAKES]
     if not len(wrong):
         raise NotApplicableError(f"no answer of the {inputs.split} split is wrong")
-    asked = samples_of(inputs, first, wrong)
+    num_answers = len(first.target) if len(wrong) < MAX_MISTAKES else int(wrong[-1]) + 1
     training = training_samples(inputs, NUM_TRAINING)
-    held, known = layer_features(inputs.task, asked), layer_features(inputs.task, training)
-    layer = [*held][-1]
-    near = nearest(*centered(held[layer], asked.answers.cell, known[layer], training.answers.cell))
+    layer, near = nearest_in_training(inputs, first, wrong, training)
+    probability = probabilities(inputs, kind)[wrong]
+    surest = probability.nan_to_num().argsort(descending=True, stable=True)
+    wrong, near, probability = wrong[surest], near[surest], probability[surest]
     target = training.answers.target
     answered, right = first.prediction[wrong], first.target[wrong]
     votes = torch.stack([(target[near] == each[:, None]).sum(dim=1) for each in (answered, right)], dim=1)
     misled = (votes[:, 0] > votes[:, 1]).numpy()
-    images, shown = to_bytes(cell_images(inputs.task.model, asked)), first_of_each(independent_units(first)[wrong])
+    shown = first_of_each(independent_units(first)[wrong])
     return Neighbors(
         layer=layer,
         names=(*first.names, *first.others),
         index=first.sample[wrong][shown].numpy(),
         target=right[shown].numpy(),
         prediction=answered[shown].numpy(),
-        probability=probabilities(inputs.saved_predictions(), first)[wrong][shown].numpy(),
-        images=images[shown.numpy()],
+        probability=probability[shown].numpy(),
+        images=to_bytes(cell_images(inputs.task.model, samples_of(inputs, first, wrong[shown]))),
         near=to_bytes(cell_images(inputs.task.model, training))[near[shown, :NUM_NEIGHBORS].numpy()],
         near_target=target[near[shown, :NUM_NEIGHBORS]].numpy(),
         votes=votes.numpy(),
         interval=np.array(clustered_wilson(misled, independent_units(first)[wrong].numpy())),
         n_training=len(target),
-        unit=f"{len(first.target):,} answers in {inputs.split} {inputs.task.samples_name}",
+        unit=f"{num_answers:,} answers in {inputs.split} {inputs.task.samples_name}",
     )
 
 
-def probabilities(predictions: Predictions, answers: ClassAnswers) -> Tensor:
-    """Return the probability (n,) of each answer; NaN if none is known."""
+def nearest_in_training(
+    inputs: AnalysisInputs, answers: ClassAnswers, rows: Tensor, training: Samples
+) -> tuple[str, Tensor]:
+    """Return the last layer, and which training classes are nearest by it to each of some answers (M, 15)."""
+    known = layer_features(inputs.task, training)
+    layer, near = [*known][-1], []
+    for part in rows.split(CHUNK):
+        asked = samples_of(inputs, answers, part)
+        held = layer_features(inputs.task, asked)[layer]
+        near.append(nearest(*centered(held, asked.answers.cell, known[layer], training.answers.cell)))
+    return layer, torch.cat(near)
+
+
+def probabilities(inputs: AnalysisInputs, kind: str) -> Tensor:
+    """Return the probability (n,) of each answer of a kind of the split; NaN if none is known.
+
+    Where the model's class has several parts, and an answer is one of them, it is that of all classes with this part.
+    """
+    predictions = inputs.saved_predictions()
+    answers = inputs.task.class_answers(predictions)[kind]
     if predictions.log_probs is None:
         return torch.full(answers.target.shape, torch.nan)
     if predictions.prediction.ndim == 1:
-        assert predictions.probability is not None
-        return predictions.probability[answers.sample]
+        probs = predictions.log_probs.exp()  # (n, C)
+        part = answers_of_classes(inputs.task, kind, probs.shape[1])  # (C,)
+        return (probs * (part == answers.prediction[:, None])).sum(dim=1)
     log_probs = predictions.log_probs[answers.sample, answers.cell]
     return log_probs.gather(-1, predictions.prediction[answers.sample, answers.cell][:, None]).squeeze(-1).exp()
 
 
-def mistakes(predictions: Predictions, answers: ClassAnswers) -> Tensor:
-    """Return the wrong answers (M,), the surest first."""
-    wrong = (answers.target != answers.prediction).nonzero().squeeze(1)
-    order = probabilities(predictions, answers)[wrong].nan_to_num().argsort(descending=True, stable=True)
-    return wrong[order]
+def answers_of_classes(task: Task, kind: str, count: int) -> Tensor:
+    """Return the answer of a kind (C,) that each of the model's classes is."""
+    classes = torch.arange(count)
+    return task.class_answers(Predictions(classes, classes[:, None], classes, classes))[kind].prediction
 
 
 def first_of_each(unit: Tensor) -> Tensor:
@@ -167,7 +188,7 @@ def training_samples(inputs: AnalysisInputs, num_classes: int) -> Samples:
 def centered(held: Tensor, cell: Tensor, known: Tensor, known_cell: Tensor) -> tuple[Tensor, Tensor]:
     """Return vectors (M, D) and (N, D) less the mean of the latter at each position."""
     held, known = held.clone(), known.clone()
-    for position in cell.unique():
+    for position in known_cell.unique():
         mean = known[known_cell == position].mean(dim=0)
         held[cell == position] -= mean
         known[known_cell == position] -= mean
