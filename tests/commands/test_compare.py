@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
+from patchwork.commands.compare import plan_sentences
+from patchwork.evaluation.compare.comparison import compare
+from patchwork.evaluation.compare.runs import FinishedRun, Metric, Setting
+from patchwork.stats.paired import seeds_needed
+
 Command = Callable[..., int]
 
 
@@ -50,8 +55,16 @@ def test_seeds_are_planned_and_nothing_is_written(
     command: Command, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("compare", f"runs={runs}", "plan=true", "difference=0.05") == 0
-    assert "two trained models take" in capsys.readouterr().out
+    assert "nothing is known of the spread" in capsys.readouterr().out  # as nothing is right
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_says_how_many_seeds_tell_a_difference() -> None:
+    runs = [FinishedRun(Path(str(seed)), seed, None, 0.9 + 0.01 * seed, {"train_seconds": 10}, {}) for seed in (0, 1)]
+    metric = Metric("accuracy", "max", False, "accuracy")
+    (sentence,) = plan_sentences(compare([Setting("planted", runs)], metric=metric, margin=0.001), 0.01)
+    std = 0.01 / 2**0.5
+    assert f"with {seeds_needed(2**0.5 * std, 0.01)} seeds of each recipe" in sentence
 
 
 @pytest.mark.parametrize(

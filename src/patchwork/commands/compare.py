@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveFloat
 
 from patchwork.commands.app import call_command
-from patchwork.commands.runs import shorten
 from patchwork.core.atomic import write_bytes
 from patchwork.core.errors import ConfigError
 from patchwork.core.overrides import shell_command
-from patchwork.core.table import format_table
 from patchwork.core.types import PathStr
 
 if TYPE_CHECKING:
     from patchwork.evaluation.compare.comparison import Comparison
 
-MAX_LABEL = 70  # characters of a setting in the table
 STAMP = "%Y-%m-%d_%H-%M-%S"
 
 
@@ -53,28 +50,27 @@ def compare(
         PatchworkError: of the kind that says what is wrong.
     """
     from patchwork.evaluation.compare.comparison import compare as compare_settings
-    from patchwork.evaluation.compare.output import PLUS_MINUS, comparison_page, sentences, setting_rows
-    from patchwork.evaluation.compare.runs import find_runs, group_settings, metric_of, read_run
+    from patchwork.evaluation.compare.output import comparison_page, comparison_text, setting_rows
+    from patchwork.evaluation.compare.runs import choose_metric, find_runs, group_settings, read_run
 
     patterns = [runs] if isinstance(runs, str) else runs
     found = [run for run_dir in find_runs(patterns) if (run := read_run(run_dir)) is not None]
     if not found:
         raise ConfigError(f"runs={patterns}: none of these runs is finished and tested")
-    metric, mode = metric_of(found)
-    comparison = compare_settings(group_settings(found), metric=metric, mode=mode, margin=margin)
+    metric, found = choose_metric(found)
+    comparison = compare_settings(group_settings(found), metric=metric, margin=margin)
     if plan:
         print("\n".join(plan_sentences(comparison, difference or margin)))
         return
     directory = Path(out) if out is not None else Path("outputs/compare") / datetime.now().strftime(STAMP)
     rows = setting_rows(comparison)
-    text = json.dumps({"metric": metric, "mode": mode, "margin": margin, "settings": rows}, indent=1, allow_nan=False)
+    content = {"metric": metric.name, "mode": metric.mode, "margin": margin, "settings": rows}
+    text = json.dumps(content, indent=1, allow_nan=False)
     write_bytes(directory / "compare.json", f"{text}\n".encode())
     write_bytes(directory / "compare.csv", to_csv(rows).encode())
     page = comparison_page(comparison, shell_command("compare", runs=patterns, margin=margin))
     write_bytes(directory / "compare.html", page)
-    print(format_table([table_row(row) for row in rows]))
-    print(PLUS_MINUS)
-    print("\n".join(sentences(comparison)))
+    print(comparison_text(comparison))
     print(f"saved in {directory}")
 
 
@@ -100,21 +96,6 @@ def plan_sentences(comparison: "Comparison", difference: float) -> list[str]:
                 f"{row.setting.label}: two trained models take {samples:,} test samples, and there are {comparison.n:,}"
             )
     return found or ["nothing is known of the spread: pass several seeds, or runs with saved predictions"]
-
-
-def table_row(row: dict[str, Any]) -> dict[str, str]:
-    """Return a row as the cells of the printed table."""
-    spread, test = row["std_over_runs"], row["std_of_the_test_set"]
-    return {
-        "setting": shorten(row["setting"], MAX_LABEL),
-        "runs": str(row["runs"]),
-        "mean": f"{row['mean']:.4f}",
-        "± seeds": "" if spread is None else f"{spread:.4f}",
-        "± test set": "" if test is None else f"{test:.4f}",
-        "seconds": "" if row["seconds"] is None else f"{row['seconds']:.0f}",
-        "parameters": f"{row['parameters']:,}",
-        "verdict": row["verdict"],
-    }
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

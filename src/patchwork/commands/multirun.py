@@ -11,7 +11,6 @@ may run on other machines; what is known of them is in the directory of the mult
 
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.commands.app import print_error
-from patchwork.core.errors import ConfigError, Interrupted, NumericError, ResourceError, one_line
+from patchwork.core.errors import ConfigError, DataError, Interrupted, NumericError, ResourceError, one_line
 from patchwork.core.hydra_compose import split_jobs
 from patchwork.core.hydra_errors import translate_hydra_error
 from patchwork.core.job import JOB, read_json, write_json
@@ -46,6 +45,7 @@ from patchwork.runs.hydra_keys import DEFAULT_DIR, job_overrides, sweep_dir_of, 
 STOP, STOP_NOW = "stop", "stop_now"
 POLL_SECONDS = 0.2  # between looks for these files
 MAY_PASS = (NumericError.exit_code, ResourceError.exit_code)  # the same configuration may run later
+MARGIN = 0.001  # of differences that count, as of `patchwork compare`
 END_SECONDS = 0.5  # for a job to end at a second SIGINT; the third is SIGKILL
 
 
@@ -331,13 +331,12 @@ def job_outcome(exit_code: int, job: dict[str, Any]) -> dict[str, Any]:
 def summary(jobs: list[dict[str, Any]]) -> str:
     """Lay out jobs as a table: the overrides in which they differ, status, metrics, seconds and run directory.
 
-    Errors follow, and for configurations that were run with several seeds the mean and standard deviation.
+    Errors follow, and the settings of the runs that have finished, compared.
     """
     overrides = [dict(override.split("=", 1) for override in job["overrides"] if "=" in override) for job in jobs]
     keys = dict.fromkeys(key for values in overrides for key in values)
     varied = [key for key in keys if len({values.get(key) for values in overrides}) > 1]
     rows, errors = [], []
-    by_seed: dict[tuple[tuple[str, str], ...], list[tuple[str, dict[str, float]]]] = {}
     for job, values in zip(jobs, overrides, strict=True):
         varied_values = {key: values.get(key, "") for key in varied}
         manifest = read_json(Path(job["run_dir"], "manifest.json")) if "run_dir" in job else {}
@@ -355,16 +354,30 @@ def summary(jobs: list[dict[str, Any]]) -> str:
         )
         if "error" in job:
             errors.append(f"job {job['job']}: {job['error']}")
-        if metrics and "seed" in varied_values:
-            seed = varied_values.pop("seed")
-            by_seed.setdefault(tuple(varied_values.items()), []).append((seed, metrics))
-    means = [mean_over_seeds(dict(values), runs) for values, runs in by_seed.items() if len(runs) > 1]
     last = ("seconds", "run_dir")
     columns = [*dict.fromkeys(name for row in rows for name in row if name not in last), *last]
-    lines = [format_table(rows, columns), *errors]
-    if means:
-        lines += ["", "mean ± standard deviation over seeds", format_table(means)]
-    return "\n".join(lines)
+    compared = compare_finished(
+        [Path(job["run_dir"]) for job in jobs if job["status"] == "finished" and "run_dir" in job]
+    )
+    return "\n".join([format_table(rows, columns), *errors, *compared])
+
+
+def compare_finished(run_dirs: list[Path]) -> list[str]:
+    """Return the comparison of finished runs as lines; none for a single run, or runs that cannot be compared."""
+    if len(run_dirs) < 2:
+        return []
+    from patchwork.evaluation.compare.comparison import compare
+    from patchwork.evaluation.compare.output import comparison_text
+    from patchwork.evaluation.compare.runs import choose_metric, group_settings, read_run
+
+    found = [run for run_dir in run_dirs if (run := read_run(run_dir)) is not None]
+    if len(found) < 2:
+        return []
+    try:
+        metric, found = choose_metric(found)
+        return ["", comparison_text(compare(group_settings(found), metric=metric, margin=MARGIN))]
+    except (ConfigError, DataError):  # of different tasks, or tested on different samples
+        return []
 
 
 def main_metrics(manifest: dict[str, Any]) -> dict[str, float]:
@@ -372,12 +385,3 @@ def main_metrics(manifest: dict[str, Any]) -> dict[str, float]:
     metrics = manifest.get("metrics", {})
     tested = [name for name in metrics if name.startswith("test/") and name.count("/") == 1]
     return {name: metrics[name] for name in [manifest.get("monitor"), *tested] if name in metrics}
-
-
-def mean_over_seeds(values: dict[str, str], runs: list[tuple[str, dict[str, float]]]) -> dict[str, str]:
-    """Return one row for runs that differ in their seed alone."""
-    row = {**values, "seeds": ",".join(seed for seed, _ in runs)}
-    for name in runs[0][1]:
-        samples = [metrics[name] for _, metrics in runs]
-        row[name] = f"{statistics.mean(samples):.4f} ± {statistics.stdev(samples):.4f}"
-    return row

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from patchwork.commands.app import call_command
 from patchwork.core.errors import ConfigError
 from patchwork.core.paths import exists
-from patchwork.core.table import format_table
+from patchwork.core.table import format_table, shorten
 from patchwork.core.types import PathStr
 
 DEFAULT_ROOT = "outputs"  # which the first training makes
@@ -125,7 +125,3 @@ def table_row(row: dict[str, Any], shared: set[str]) -> dict[str, str]:
         "seconds": "" if seconds is None else f"{seconds:.1f}",
         "run_dir": row["run_dir"],
     }
-
-
-def shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

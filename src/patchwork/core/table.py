@@ -25,3 +25,8 @@ def format_table(rows: Sequence[dict[str, str]], columns: Sequence[str] = (), ri
         for line in lines
     ]
     return "\n".join("  ".join(line).rstrip() for line in aligned)
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, of which … is the last if some are left out."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"

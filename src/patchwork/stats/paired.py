@@ -11,6 +11,7 @@ image is to blame is not known then, see `blame`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,13 +129,14 @@ def sign_flip_p_value(contributions: np.ndarray) -> float:
 
 
 class SeedTest(NamedTuple):
-    """The mean difference of two recipes over seeds that both were trained with, and its 95 % interval."""
+    """The mean difference of two recipes over seeds that both were trained with, its 95 % interval and p value."""
 
     difference: float
     std_error: float
     low: float
     high: float
     num_seeds: int
+    p_value: float
 
 
 def recipe_test(differences: np.ndarray, digit_std_error: float) -> SeedTest:
@@ -142,7 +144,8 @@ def recipe_test(differences: np.ndarray, digit_std_error: float) -> SeedTest:
 
     Args:
         differences: (k,) of accuracies, with the same seed each.
-        digit_std_error: standard error of their mean over digits, see `paired_test`.
+        digit_std_error: standard error of their mean over digits, see `paired_test`; 0 if it is not known, and nothing
+            is said of other digits.
 
     Returns:
         The test; without an end to its interval if there is one seed, as nothing is known of others.
@@ -151,10 +154,11 @@ def recipe_test(differences: np.ndarray, digit_std_error: float) -> SeedTest:
 
     k, mean = len(differences), float(differences.mean())
     if k < 2:
-        return SeedTest(mean, math.inf, -math.inf, math.inf, k)
+        return SeedTest(mean, math.inf, -math.inf, math.inf, k, 1.0)
     std_error = math.sqrt(differences.var(ddof=1) / k + digit_std_error**2)
     half = float(t.ppf((1 + LEVEL) / 2, k - 1)) * std_error
-    return SeedTest(mean, std_error, mean - half, mean + half, k)
+    p_value = 2 * float(t.sf(abs(mean) / std_error, k - 1)) if std_error else float(mean == 0)
+    return SeedTest(mean, std_error, mean - half, mean + half, k, p_value)
 
 
 def verdict(low: float, high: float, margin: float) -> str:
@@ -188,6 +192,24 @@ def seeds_needed(std: float, difference: float) -> int:
 def samples_needed(std_error: float, num_samples: int, difference: float) -> int:
     """Return how many test samples it takes, given the standard error with `num_samples` of them."""
     return math.ceil(num_samples * (POWER_FACTOR * std_error / difference) ** 2)
+
+
+def mean_and_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation (n − 1) over seeds; the latter is NaN of one."""
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan
+
+
+def luck_of_best(count: int, std_errors: Sequence[float]) -> float:
+    """Return how far the best of `count` equally good settings is expected to lie above its true value.
+
+    Args:
+        count: number of settings.
+        std_errors: of the means of some of them; NaN is returned if none is known.
+    """
+    if not std_errors:
+        return math.nan
+    return expected_maximum(count) * float(np.sqrt(np.mean(np.square(std_errors))))
 
 
 def expected_maximum(count: int) -> float:

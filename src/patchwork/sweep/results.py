@@ -6,6 +6,7 @@ size. Each criterion decides only among those that the criteria before it cannot
 
 import csv
 import io
+import math
 import shlex
 import statistics
 import sys
@@ -25,6 +26,7 @@ from patchwork.core.overrides import parse_overrides
 from patchwork.core.table import format_table
 from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.runs.compose import CONF_DIR
+from patchwork.stats.paired import luck_of_best, mean_and_std
 from patchwork.sweep.compose import Params, SweepConfig, format_params
 from patchwork.sweep.study import STATES, started_trials
 
@@ -52,7 +54,12 @@ class ParamsResult:
     @property
     def seed_std(self) -> float | None:
         """The standard deviation over seeds; None of a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        return mean_and_std(self.values)[1] if len(self.values) > 1 else None
+
+    @property
+    def std_error(self) -> float | None:
+        """The standard error of the mean over seeds; None of a single one."""
+        return None if self.seed_std is None else self.seed_std / math.sqrt(len(self.values))
 
     @property
     def val_std(self) -> float:
@@ -142,6 +149,9 @@ def report(sweep: SweepConfig, study: Study, sweep_dir: Path) -> ParamsResult | 
     experiment = sweep_dir / "experiment" / "best.yaml"
     write_bytes(experiment, experiment_yaml(overrides, sweep_dir, title).encode())
     print(f"\nselected: trial {selected.numbers}, {sweep.metric} {selected.mean:.6g}: {reason}")
+    noise = luck_of_best(len(results), [each.std_error for each in results if each.std_error is not None])
+    if noise > 0:
+        print(f"  by luck, the best of {len(results)} equally good settings seems {noise:.2g} better than it is")
     if counts["running"]:
         are = "1 trial is" if counts["running"] == 1 else f"{counts['running']} trials are"
         print(f"  {are} still running in another process: the same command selects again among all, once it has ended")

@@ -1,12 +1,13 @@
 """Train selected parameters again with new seeds."""
 
-import statistics
+import math
 from pathlib import Path
 
 from patchwork.core.errors import PatchworkError
 from patchwork.core.overrides import override_key
 from patchwork.core.table import format_table
 from patchwork.runs.manifest import read_manifest
+from patchwork.stats.paired import mean_and_std
 from patchwork.sweep.compose import SweepConfig
 from patchwork.sweep.jobs import Job, run_all, threads_per_job
 from patchwork.sweep.results import ParamsResult
@@ -44,11 +45,8 @@ def mean_metrics(jobs: list[Job]) -> list[dict[str, str]]:
         for name, value in manifest["metrics"].items():
             if name.count("/") == 1:  # not those of a single class or cell
                 values.setdefault(name, []).append(value)
-    return [
-        {
-            "metric": name,
-            "mean": f"{statistics.fmean(samples):.6f}",
-            "± seeds": f"{statistics.stdev(samples):.4f}" if len(samples) > 1 else "",
-        }
-        for name, samples in values.items()
-    ]
+    rows = []
+    for name, samples in values.items():
+        mean, std = mean_and_std(samples)
+        rows.append({"metric": name, "mean": f"{mean:.6f}", "± seeds": "" if math.isnan(std) else f"{std:.4f}"})
+    return rows

@@ -10,9 +10,11 @@ import pytest
 from patchwork.core.errors import DataError
 from patchwork.evaluation.compare.comparison import compare
 from patchwork.evaluation.compare.output import comparison_page, sentences, setting_rows
-from patchwork.evaluation.compare.runs import Answers, FinishedRun, Setting
+from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, newest
 
 NUM_DIGITS, NUM_GRIDS = 2000, 2000
+ACCURACY = Metric("accuracy", "max", True, "accuracy")
+LOSS = Metric("loss", "min", False, "loss")
 UNITS = np.random.default_rng(0).integers(0, NUM_DIGITS, (NUM_GRIDS, 4))
 
 
@@ -38,7 +40,7 @@ def make_setting(label: str, error: float, seeds: int = 5, *, units: np.ndarray 
 
 
 def compared(*settings: Setting, margin: float = 0.002) -> Any:
-    return compare(settings, metric="accuracy", mode="max", margin=margin)
+    return compare(settings, metric=ACCURACY, margin=margin)
 
 
 def test_a_clear_difference_is_found_and_a_setting_like_the_best_is_not() -> None:
@@ -49,7 +51,7 @@ def test_a_clear_difference_is_found_and_a_setting_like_the_best_is_not() -> Non
     assert verdicts["bad"] == "worse"
     assert verdicts[labels[1]] == "cannot tell"
     assert "bad: " in sentences(result)[-1]
-    assert "worse" in sentences(result)[-1]
+    assert "of the recipe, over 5 seeds: worse" in sentences(result)[-1]
 
 
 def test_equal_settings_are_rarely_called_worse_than_the_best_of_them() -> None:
@@ -86,6 +88,73 @@ def test_ties_go_to_the_faster_and_settings_without_answers_cannot_be_told() -> 
         object.__setattr__(run, "saved", None)
     (other,) = compared(slow, replace(fast, label="fast")).others
     assert (other.verdict, other.models) == ("cannot tell", None)
+
+
+def make_folds(label: str, values: dict[tuple[int, int], float]) -> Setting:
+    """Return a setting with a loss for each seed and fold."""
+    runs = [FinishedRun(Path(f"{label}/{key}"), key[0], key[1], value, {}, {}) for key, value in values.items()]
+    return Setting(label, runs)
+
+
+def test_losses_are_ranked_and_tested_over_seeds_alone() -> None:
+    rng = np.random.default_rng(0)
+    low, high = (
+        make_folds(name, {(seed, 0): mean + 0.01 * rng.random() for seed in range(5)})
+        for name, mean in (("low", 0.1), ("high", 0.2))
+    )
+    result = compare([high, low], metric=LOSS, margin=0.001)
+    assert result.rows[0].setting.label == "low"
+    (other,) = result.others
+    assert other.difference == pytest.approx(0.1, abs=0.01)
+    assert (other.models, other.verdict) == (None, "worse")
+    text = " ".join(sentences(result))
+    assert "%" not in text
+    assert "points" not in text
+    assert "high: 0.09" in text or "high: 0.1" in text
+
+
+def test_folds_of_one_seed_are_no_seeds() -> None:
+    folds = {(0, fold): 0.1 * fold for fold in range(5)}
+    one, other = make_folds("one", folds), make_folds("other", {key: value + 0.5 for key, value in folds.items()})
+    result = compare([one, other], metric=LOSS, margin=0.001)
+    assert np.isnan(result.rows[0].std)
+    assert result.rows[0].mean == pytest.approx(0.2)
+    assert result.others[0].recipe is not None
+    assert result.others[0].recipe.num_seeds == 1
+    assert result.others[0].verdict == "cannot tell"
+
+
+def test_of_runs_of_one_seed_the_newest_counts() -> None:
+    runs = [
+        FinishedRun(Path(name), 0, None, value, {"started": started}, {"data.seed": data_seed})
+        for name, value, started, data_seed in (
+            ("old", 1, "2026-01-01", 0),
+            ("new", 2, "2026-02-01", 0),
+            ("b", 3, "", 1),
+        )
+    ]
+    assert [run.run_dir.name for run in newest(runs)] == ["new", "b"]
+    result = compare([Setting("only", newest(runs), 1)], metric=LOSS, margin=0.1)
+    text = " ".join(sentences(result))
+    assert "Left out: 1 of the runs" in text
+    assert "There is nothing to compare with only" in text
+    assert setting_rows(result)[0]["verdict"] == ""
+
+
+def test_runs_selected_by_their_loss_are_compared_by_their_answers() -> None:
+    runs = list(make_setting("one", 0.01).runs)
+    for run in runs:
+        metrics = {"test/loss": 0.3, "test/joint_accuracy": run.value + 1e-9}
+        object.__setattr__(run, "manifest", {"monitor": "val/loss", "metrics": metrics})
+        object.__setattr__(run, "config", {"task.mode": "min"})
+    shares = [run.value for run in runs]
+    for run in runs:
+        object.__setattr__(run, "value", 0.3)
+    metric, found = choose_metric(runs)
+    assert metric == Metric("joint_accuracy", "max", True, "loss")
+    assert [run.value for run in found] == pytest.approx(shares)
+    object.__setattr__(runs[0], "saved", None)
+    assert choose_metric(runs)[0] == LOSS
 
 
 def test_other_samples_are_refused() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from patchwork.evaluation.compare.comparison import Comparison, SettingRow
 from patchwork.evaluation.compare.curves import mean_curve, render_curves, setting_curves
-from patchwork.evaluation.compare.runs import FinishedRun, Setting
+from patchwork.evaluation.compare.runs import FinishedRun, Metric, Setting
 from patchwork.figures.metrics import Series
 from patchwork.figures.rendered import Rendered
 
@@ -23,7 +23,14 @@ def make_run(run_dir: Path, seed: int, points: Sequence[tuple[int, float]] | Non
 
 def make_comparison(settings: Sequence[Setting], metric: str = "accuracy") -> Comparison:
     nan = float("nan")
-    return Comparison(metric, "max", 0.001, [SettingRow(each, 0.5, nan, nan, 1, 1) for each in settings], [], nan, 0)
+    return Comparison(
+        Metric(metric, "max", True, metric),
+        0.001,
+        [SettingRow(each, 0.5, nan, nan, 1, 1, "") for each in settings],
+        [],
+        nan,
+        0,
+    )
 
 
 def test_curves_of_all_seeds_and_their_mean_at_common_steps(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from patchwork.core.errors import DataError
-from patchwork.evaluation.compare.runs import Answers, FinishedRun, Setting
+from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, mean_over_folds
+from patchwork.stats.overlap import sum_variance
 from patchwork.stats.paired import (
     PairedTest,
     SeedTest,
-    expected_maximum,
     holm,
+    luck_of_best,
+    mean_and_std,
     paired_test,
     recipe_test,
     seeds_needed,
@@ -30,11 +32,12 @@ class SettingRow:
 
     Attributes:
         setting: its runs.
-        mean: of the metric over its runs.
-        std: standard deviation over its runs (n - 1); NaN of one run.
+        mean: of the metric over its seeds.
+        std: standard deviation over its seeds (n - 1), each the mean over its folds; NaN of one seed.
         test_std: by how much the metric of one run would vary with another test set of the same size; NaN if unknown.
         seconds: mean training time.
         parameters: of its network.
+        model: its name.
     """
 
     setting: Setting
@@ -43,6 +46,7 @@ class SettingRow:
     test_std: float
     seconds: float
     parameters: int
+    model: str
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class SettingComparison:
 
     Attributes:
         label: of the other setting.
-        difference: of the means, that of the best minus that of the other; positive if the best is better.
-        models: test of the trained models over new digits; None without saved answers of runs of the same seed.
+        difference: of the means, by how much the best is better; never negative.
+        models: test of the trained models over new images; None without saved answers of runs of the same seed.
         p_value: of it, corrected for the number of comparisons (Holm).
-        recipe: test of the recipes over new seeds and digits; None likewise.
+        recipe: test of the recipes over new seeds, and of an accuracy over new images as well; None without a common
+            seed, or answers to it.
+        recipe_p_value: of it, corrected likewise.
         verdict: on the other recipe: better, worse, no matter, cannot tell.
         seeds: how many seeds of each would tell the margin; None if nothing is known of their spread.
     """
@@ -64,6 +70,7 @@ class SettingComparison:
     models: PairedTest | None
     p_value: float
     recipe: SeedTest | None
+    recipe_p_value: float
     verdict: str
     seeds: int | None
 
@@ -73,8 +80,7 @@ class Comparison:
     """All settings, the best first, and the others against it.
 
     Attributes:
-        metric: its name, without the split.
-        mode: whether more of it is better (`max`) or less (`min`).
+        metric: what they are compared by.
         margin: the smallest difference that counts.
         rows: settings, by metric, then spread, speed and size.
         others: comparisons with the first row.
@@ -82,8 +88,7 @@ class Comparison:
         n: number of test samples; 0 if no answers are saved.
     """
 
-    metric: str
-    mode: str
+    metric: Metric
     margin: float
     rows: Sequence[SettingRow]
     others: Sequence[SettingComparison]
@@ -91,34 +96,48 @@ class Comparison:
     n: int
 
 
-def compare(settings: Sequence[Setting], *, metric: str, mode: str, margin: float) -> Comparison:
+def compare(settings: Sequence[Setting], *, metric: Metric, margin: float) -> Comparison:
     """Compare settings.
 
     Raises:
         DataError: if saved answers are on other samples, or damaged.
     """
-    answers = {run.run_dir: run.answers() for setting in settings for run in setting.runs}
+    answers = {run.run_dir: run.answers() if metric.is_accuracy else None for each in settings for run in each.runs}
     check_alike(answers)
-    sign = 1 if mode == "max" else -1
+    sign = 1 if metric.mode == "max" else -1
     rows = sorted((describe(setting, answers) for setting in settings), key=lambda row: sort_key(row, sign))
     best, others = rows[0], []
-    tests = [pair_tests(best.setting, row.setting, answers) for row in rows[1:]]
-    corrected = holm([1.0 if models is None else models.p_value for models, _ in tests])
-    for row, (models, recipe), p_value in zip(rows[1:], tests, corrected, strict=True):
+    pairs = [paired_runs(best.setting, row.setting) for row in rows[1:]]
+    models = [test_models(each, answers) for each in pairs]
+    recipes = [
+        None if metric.is_accuracy and test is None else test_recipes(each, sign, test)
+        for each, test in zip(pairs, models, strict=True)
+    ]
+    p_values = corrected([None if test is None else test.p_value for test in models])
+    recipe_p_values = corrected([None if test is None else test.p_value for test in recipes])
+    for row, test, p_value, recipe, recipe_p_value in zip(
+        rows[1:], models, p_values, recipes, recipe_p_values, strict=True
+    ):
         others.append(
             SettingComparison(
                 row.setting.label,
                 sign * (best.mean - row.mean),
-                models,
+                test,
                 p_value,
                 recipe,
-                recipe_verdict(recipe, p_value, margin),
+                recipe_p_value,
+                recipe_verdict(recipe, recipe_p_value, margin),
                 needed_seeds(best, row, margin),
             )
         )
     known = next((each for each in answers.values() if each is not None), None)
-    noise = luck(rows, [models for models, _ in tests if models is not None])
-    return Comparison(metric, mode, margin, rows, others, noise, 0 if known is None else len(known.right))
+    noise = luck(rows, [test for test in models if test is not None])
+    return Comparison(metric, margin, rows, others, noise, 0 if known is None else len(known.right))
+
+
+def corrected(p_values: list[float | None]) -> list[float]:
+    """Return p values that are corrected for how many there are; what could not be tested has 1."""
+    return holm([1.0 if p_value is None else p_value for p_value in p_values])
 
 
 def check_alike(answers: dict[Path, Answers | None]) -> None:
@@ -132,27 +151,23 @@ def check_alike(answers: dict[Path, Answers | None]) -> None:
 
 def describe(setting: Setting, answers: dict[Path, Answers | None]) -> SettingRow:
     """Return the row of a setting."""
-    values, runs = setting.values, setting.runs
+    runs, (mean, std) = setting.runs, mean_and_std(setting.seed_means)
     spread = [sampling_spread(each) for run in runs if (each := answers[run.run_dir]) is not None]
     return SettingRow(
         setting,
-        float(values.mean()),
-        float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+        mean,
+        std,
         float(np.mean(spread)) if spread else math.nan,
         float(np.mean([run.manifest.get("train_seconds", math.nan) for run in runs])),
         int(runs[0].manifest.get("parameters", 0)),
+        str(runs[0].manifest.get("model", "")),
     )
 
 
 def sampling_spread(answers: Answers) -> float:
-    """Return by how much the share of right samples would vary with other units: images, as far as they are known."""
-    nothing_wrong = np.ones_like(answers.right)
-    contributions, _ = unit_differences(nothing_wrong, answers.right, answers.units)
-    return paired_std(contributions, len(answers.right))
-
-
-def paired_std(contributions: np.ndarray, num_samples: int) -> float:
-    return math.sqrt(float((contributions**2).sum())) / num_samples
+    """Return by how much the share of right samples would vary with other images, which samples share."""
+    right = np.asarray(answers.right.all(axis=1))
+    return math.sqrt(sum_variance(right - right.mean(), answers.units)) / len(right)
 
 
 def sort_key(row: SettingRow, sign: int) -> tuple[float, float, float, int]:
@@ -161,34 +176,43 @@ def sort_key(row: SettingRow, sign: int) -> tuple[float, float, float, int]:
 
 
 def paired_runs(one: Setting, other: Setting) -> list[tuple[FinishedRun, FinishedRun]]:
-    """Return the runs of two settings that have fold and seed in common."""
-    runs = dict(zip(other.replicates, other.runs, strict=True))
-    return [(run, runs[key]) for key, run in zip(one.replicates, one.runs, strict=True) if key in runs]
+    """Return the runs of two settings that have fold and seeds in common."""
+    runs = {run.replicate: run for run in other.runs}
+    return [(run, runs[run.replicate]) for run in one.runs if run.replicate in runs]
 
 
-def pair_tests(
-    one: Setting, other: Setting, answers: dict[Path, Answers | None]
-) -> tuple[PairedTest | None, SeedTest | None]:
-    """Test two settings on their common seeds: the trained models over digits, the recipes over seeds and digits."""
+def test_models(
+    pairs: Sequence[tuple[FinishedRun, FinishedRun]], answers: dict[Path, Answers | None]
+) -> PairedTest | None:
+    """Test the trained models of pairs of runs over new images; None without a pair, or if answers are not saved."""
     sums: dict[int, float] = {}
-    pairs, differences, count = paired_runs(one, other), [], 0
+    count = 0
     for run_a, run_b in pairs:
         a, b = answers[run_a.run_dir], answers[run_b.run_dir]
         if a is None or b is None:
-            return None, None
+            return None
         contributions, units = unit_differences(a.right, b.right, a.units)
         count = len(a.right)
-        differences.append(contributions.sum() / count)
         for unit, value in zip(units.tolist(), contributions.tolist(), strict=True):
             sums[unit] = sums.get(unit, 0.0) + value / len(pairs)
+    return paired_test(np.array([*sums.values()]), count) if pairs else None
+
+
+def test_recipes(
+    pairs: Sequence[tuple[FinishedRun, FinishedRun]], sign: int, models: PairedTest | None
+) -> SeedTest | None:
+    """Test the recipes of pairs of runs over new seeds, and over new images as far as `models` tells; None without one.
+
+    Folds of one seed are one observation.
+    """
     if not pairs:
-        return None, None
-    models = paired_test(np.array([*sums.values()]), count)
-    return models, recipe_test(np.array(differences), models.std_error)
+        return None
+    differences = mean_over_folds([(a.replicate, sign * (a.value - b.value)) for a, b in pairs])
+    return recipe_test(differences, 0.0 if models is None else models.std_error)
 
 
 def recipe_verdict(recipe: SeedTest | None, p_value: float, margin: float) -> str:
-    """Return the verdict on the other setting; a difference must survive the correction as well."""
+    """Return the verdict on the other setting; a difference must survive the correction `p_value` as well."""
     if recipe is None:
         return "cannot tell"
     found = verdict(-recipe.high, -recipe.low, margin)
@@ -206,9 +230,7 @@ def needed_seeds(best: SettingRow, other: SettingRow, margin: float) -> int | No
 def luck(rows: Sequence[SettingRow], tests: Sequence[PairedTest]) -> float:
     """Return how far the best of so many settings is expected to lie above its true value if all are equally good.
 
-    The noise of a setting is its spread over seeds; of single runs that of the digits on which they differ.
+    The noise of a setting is its spread over seeds; of single runs that of the images on which they differ.
     """
-    spreads = [row.std / math.sqrt(len(row.setting.runs)) for row in rows if not math.isnan(row.std)]
-    if not spreads:
-        spreads = [test.std_error / math.sqrt(2) for test in tests]
-    return expected_maximum(len(rows)) * float(np.sqrt(np.mean(np.square(spreads)))) if spreads else math.nan
+    spreads = [row.std / math.sqrt(len(row.setting.seed_means)) for row in rows if not math.isnan(row.std)]
+    return luck_of_best(len(rows), spreads or [test.std_error / math.sqrt(2) for test in tests])

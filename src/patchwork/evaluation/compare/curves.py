@@ -43,7 +43,7 @@ def setting_curves(comparison: Comparison) -> list[SettingCurves]:
     """Return the curves of all settings, the best first, as their runs logged them."""
     found = []
     for row in comparison.rows:
-        curves = [read_curve(run, f"val/{comparison.metric}") for run in row.setting.runs]
+        curves = [read_curve(run, f"val/{comparison.metric.name}") for run in row.setting.runs]
         known = [curve for curve in curves if curve is not None]
         found.append(SettingCurves(row.setting.label, known, mean_curve(known), len(curves) - len(known)))
     return found
@@ -77,19 +77,22 @@ def render_curves(comparison: Comparison) -> Rendered | str:
 
     curves = setting_curves(comparison)
     if not any(each.runs for each in curves):
-        return f"No run has logged val/{comparison.metric} in its {METRICS_FILE}."
+        return f"No run has logged val/{comparison.metric.name} in its {METRICS_FILE}."
     shown = [each for each in curves if each.runs][:MAX_SETTINGS]
     num_runs = sum(len(each.runs) for each in shown)
     caption = (
-        f"val/{comparison.metric} of {num_runs} runs of {len(shown)} settings, over all steps (left) and the second "
-        "half of those of each run (right). A thin line is a run, a thick one the mean of a setting at the steps at "
-        "which all of its runs were validated. The best epoch is chosen on these values, so that they are optimistic: "
-        "the verdicts rest on the test split."
+        f"val/{comparison.metric.name} of {num_runs} runs of {len(shown)} settings, over all steps (left) and the "
+        "second half of those of each run (right). A thin line is a run, a thick one the mean of a setting at the "
+        "steps at which all of its runs were validated."
     )
+    if comparison.metric.name == comparison.metric.monitor:
+        caption += (
+            " The best epoch is chosen on them, so that they are optimistic: the verdicts rest on the test split."
+        )
     hidden, missing = sum(bool(each.runs) for each in curves) - len(shown), sum(each.missing for each in curves)
     caption += f" {hidden} lower settings are left out." if hidden else ""
     caption += f" {missing} runs have no curve." if missing else ""
-    figure = plot_curves(shown, comparison.metric)
+    figure = plot_curves(shown, comparison.metric.name)
     return Rendered(figure_svg(figure, "curves", caption), caption, curve_table(curves, comparison))
 
 
@@ -100,7 +103,7 @@ def curve_table(curves: Sequence[SettingCurves], comparison: Comparison) -> str:
     for each in curves:
         row = [each.label, str(len(each.runs)), "", "", "", ""]
         if each.mean is not None:
-            best = find_best(comparison.metric, each.mean, comparison.mode)
+            best = find_best(comparison.metric.name, each.mean, comparison.metric.mode)
             row[2:] = [
                 f"{best.value:.4f}",
                 f"{best.step:.0f}",

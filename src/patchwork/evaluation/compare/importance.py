@@ -138,7 +138,7 @@ def render_importance(runs: Sequence[FinishedRun], comparison: Comparison) -> Re
         caption += f"Which keys matter: cannot tell. {method}: no better than the mean."
         table = ""
     metric = np.array([run.value for run in runs])
-    figure = plot_parallel(found, metric, comparison.metric, comparison.mode)
+    figure = plot_parallel(found, metric, comparison.metric.name, comparison.metric.mode)
     return Rendered(table + figure_svg(figure, "keys", caption), caption)
 
 

@@ -4,18 +4,22 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from patchwork.core.table import format_table, shorten
 from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
 from patchwork.evaluation.compare.curves import render_curves
 from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence
 from patchwork.evaluation.compare.importance import render_importance
+from patchwork.evaluation.compare.runs import Metric
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MAX_LABEL = 70  # characters of a setting in the table
 PLUS_MINUS = (
-    "± is the standard deviation over seeds (n − 1); 'test set' is by how much one run would vary with other digits"
+    "± is the standard deviation over seeds (n − 1); 'test set' is by how much one run would vary with other test "
+    "images"
 )
 
 
@@ -28,20 +32,28 @@ def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
         rows.append(
             {
                 "setting": row.setting.label,
+                "model": row.model,
                 "runs": len(row.setting.runs),
                 "seeds": [run.seed for run in row.setting.runs],
                 "values": row.setting.values.tolist(),
                 "mean": row.mean,
-                "std_over_runs": known(row.std),
+                "std_over_seeds": known(row.std),
                 "std_of_the_test_set": known(row.test_std),
                 "seconds": known(row.seconds),
                 "parameters": row.parameters,
-                "verdict": "best" if other is None else other.verdict,
+                "verdict": verdict_on(comparison, other),
                 **({} if other is None else comparison_values(other)),
                 **folds_values(row),
             }
         )
     return rows
+
+
+def verdict_on(comparison: Comparison, other: SettingComparison | None) -> str:
+    """Return the verdict on a setting; the first one is the best if there are others."""
+    if other is not None:
+        return other.verdict
+    return "best" if comparison.others else ""
 
 
 def known(value: float) -> float | None:
@@ -56,7 +68,7 @@ def folds_values(row: SettingRow) -> dict[str, Any]:
 
 def comparison_values(other: SettingComparison) -> dict[str, Any]:
     """Return what was found of a setting against the best, as plain values."""
-    values: dict[str, Any] = {"below_the_best": other.difference, "seeds_needed": other.seeds}
+    values: dict[str, Any] = {"worse_by": other.difference, "seeds_needed": other.seeds}
     if other.models is not None:
         values |= {
             "models_difference": other.models.difference,
@@ -64,43 +76,68 @@ def comparison_values(other: SettingComparison) -> dict[str, Any]:
             "models_p_value": other.models.p_value,
             "models_p_value_holm": other.p_value,
             "models_detectable": other.models.detectable,
-            "digits": other.models.num_units,
+            "differing_images": other.models.num_units,
         }
     if other.recipe is not None:
-        values |= {"recipe_low": known(other.recipe.low), "recipe_high": known(other.recipe.high)}
+        values |= {
+            "recipe_low": known(other.recipe.low),
+            "recipe_high": known(other.recipe.high),
+            "recipe_p_value": other.recipe.p_value,
+            "recipe_p_value_holm": other.recipe_p_value,
+        }
     return values
 
 
 def sentences(comparison: Comparison) -> list[str]:
     """Return what was found in plain words."""
-    best = comparison.rows[0]
-    found = [f"The best is {best.setting.label}: {comparison.metric} {quantity(best)}."]
-    if len(comparison.rows) > 1 and math.isfinite(comparison.luck):
+    best, metric = comparison.rows[0], comparison.metric
+    value = f"{best.setting.label}: {metric.name} {quantity(best)}."
+    found = [f"The best is {value}" if comparison.others else f"There is nothing to compare with {value}"]
+    if comparison.others and math.isfinite(comparison.luck):
         found.append(
-            f"The best of {len(comparison.rows)} equally good settings would lie {100 * comparison.luck:.2f} points "
-            f"above its true value by luck: expect {100 * shrunk(comparison):.2f} % of it."
+            f"The best of {len(comparison.rows)} equally good settings would seem {amount(comparison.luck, metric)} "
+            f"better than it is by luck: expect {level(shrunk(comparison), metric)} of it."
         )
-    found += [f"{other.label}: {describe(other)}." for other in comparison.others]
+    found += [f"{other.label}: {describe(other, metric)}." for other in comparison.others]
+    if metric.name != metric.monitor:
+        found.append(f"{metric.name} is the share of right answers; epochs were selected by {metric.monitor}.")
+    repeated = sum(row.setting.repeated for row in comparison.rows)
+    if repeated:
+        found.append(f"Left out: {repeated} of the runs, as newer ones have the same setting and seed.")
     together = [(row.setting.label, folds_accuracy(row.setting)) for row in comparison.rows]
     return [*found, *(folds_sentence(label, folds) for label, folds in together if folds is not None)]
 
 
 def shrunk(comparison: Comparison) -> float:
     """Return the metric of the best setting without the luck of being picked."""
-    sign = 1 if comparison.mode == "max" else -1
+    sign = 1 if comparison.metric.mode == "max" else -1
     return comparison.rows[0].mean - sign * comparison.luck
 
 
-def describe(other: SettingComparison) -> str:
+def amount(difference: float, metric: Metric) -> str:
+    """Return a difference of the metric, in percentage points if it is an accuracy."""
+    return f"{100 * difference:.2f} points" if metric.is_accuracy else f"{difference:.4g}"
+
+
+def level(value: float, metric: Metric) -> str:
+    """Return a value of the metric, in percent if it is an accuracy."""
+    return f"{100 * value:.2f} %" if metric.is_accuracy else f"{value:.4g}"
+
+
+def describe(other: SettingComparison, metric: Metric) -> str:
     """Return the verdicts on a setting against the best: on the trained models, and on the recipe."""
-    text = f"{100 * other.difference:.2f} points below the best"
-    if other.models is None or other.recipe is None:
-        return f"{text}; it has no run of the same seed with saved answers, so that nothing more can be told"
-    told = "differ" if other.p_value < SIGNIFICANT else "cannot be told apart"
-    text += (
-        f"; the trained models {told} (p = {other.p_value:.3f} over {other.models.num_units} digits, detectable: "
-        f"{100 * other.models.detectable:.2f} points)"
-    )
+    text = f"{amount(other.difference, metric)} worse than the best"
+    if other.recipe is None:
+        answers = " with saved answers" if metric.is_accuracy else ""
+        return f"{text}; it has no run of the same seed{answers}, so that nothing more can be told"
+    if other.models is not None:
+        told = "differ" if other.p_value < SIGNIFICANT else "cannot be told apart"
+        text += (
+            f"; the trained models {told} (p = {other.p_value:.3f} over {other.models.num_units} images on which they "
+            f"differ, detectable: {amount(other.models.detectable, metric)})"
+        )
+    else:
+        text += "; nothing is said of other test images"
     if other.recipe.num_seeds < 2:
         return f"{text}; one seed tells nothing of the recipe"
     text += f"; of the recipe, over {other.recipe.num_seeds} seeds: {other.verdict}"
@@ -111,8 +148,33 @@ def quantity(row: SettingRow) -> str:
     """Return mean and spread of a setting."""
     text = f"{row.mean:.4f}"
     if math.isfinite(row.std):
-        text += f" ± {row.std:.4f} over {len(row.setting.runs)} runs"
+        text += f" ± {row.std:.4f} over {len(row.setting.seed_means)} seeds"
     return text if math.isnan(row.test_std) else f"{text}, test set ± {row.test_std:.4f}"
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return a comparison as a table and in words, for a terminal."""
+    table = format_table([table_row(row, comparison.metric.name) for row in setting_rows(comparison)])
+    return "\n".join([table, "", PLUS_MINUS, *sentences(comparison)])
+
+
+def table_row(row: dict[str, Any], metric: str) -> dict[str, str]:
+    """Return a row of `setting_rows` as the cells of the printed table."""
+    spread, test = row["std_over_seeds"], row["std_of_the_test_set"]
+    return {
+        "setting": shorten(row["setting"], MAX_LABEL),
+        "model": row["model"],
+        "runs": str(row["runs"]),
+        metric: f"{row['mean']:.4f}",
+        "± seeds": "" if spread is None else f"{spread:.4f}",
+        "± test set": "" if test is None else f"{test:.4f}",
+        "seconds": "" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        "parameters": f"{row['parameters']:,}",
+        "verdict": row["verdict"],
+    }
 
 
 # --- page ------------------------------------------------------------------------------------------------------------
@@ -125,19 +187,21 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
     rows = [
         [
             row.setting.label,
+            row.model,
             f"{row.mean:.4f}",
             number(row.std),
             number(row.test_std),
             str(len(row.setting.runs)),
             f"{row.seconds:.0f}",
             f"{row.parameters:,}",
-            "best" if index == 0 else comparison.others[index - 1].verdict,
+            verdict_on(comparison, other),
         ]
-        for index, row in enumerate(comparison.rows)
+        for row, other in zip(comparison.rows, [None, *comparison.others], strict=True)
     ]
     header = [
         "setting",
-        comparison.metric,
+        "model",
+        comparison.metric.name,
         "± over seeds",
         "± of the test set",
         "runs",
@@ -145,7 +209,8 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
         "parameters",
         "verdict",
     ]
-    caption = f"{comparison.n:,} test samples. {PLUS_MINUS}; differences below {comparison.margin:g} do not count."
+    tested = f"{comparison.n:,} test samples. " if comparison.n else ""
+    caption = f"{tested}{PLUS_MINUS}; differences below {comparison.margin:g} do not count."
     sections = [
         PageSection("settings", "Settings", Rendered(html_table(header, rows), caption, claims=claims), command),
         PageSection("seeds", "All seeds", dots(comparison)),
@@ -157,7 +222,7 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
     if len(words) > NUM_CLAIMS:
         sections.append(PageSection("words", "In words", Rendered(paragraphs(words), "")))
     return page_html(
-        "Comparison", f"{comparison.metric} of {sum(len(r.setting.runs) for r in comparison.rows)} runs", sections
+        "Comparison", f"{comparison.metric.name} of {sum(len(r.setting.runs) for r in comparison.rows)} runs", sections
     )
 
 
@@ -198,7 +263,7 @@ def plot_dots(comparison: Comparison) -> "Figure":
     ]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(comparison.metric, fontsize=SMALL, color=TEXT)
+    axes.set_xlabel(comparison.metric.name, fontsize=SMALL, color=TEXT)
     axes.tick_params(labelsize=SMALL, labelcolor=MUTED, color=GRID)
     axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)

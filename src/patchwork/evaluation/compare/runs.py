@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +61,11 @@ class FinishedRun:
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
 
+    @property
+    def replicate(self) -> tuple[int | None, int, int]:
+        """Return fold, seed and data seed, which pair the run with those of other settings."""
+        return self.fold, self.seed, int(self.config.get("data.seed", self.seed))
+
     def answers(self) -> Answers | None:
         """Return the saved answers on the test split; None if they are not saved or cannot be right or wrong."""
         path = predictions_path(self.run_dir, "test")
@@ -89,21 +94,31 @@ class Setting:
 
     Attributes:
         label: in what it differs from the other settings, as overrides.
-        runs: sorted by fold and seed.
+        runs: one of each replicate, sorted by fold and seed.
+        repeated: number of older runs of the same replicates, which are left out.
     """
 
     label: str
     runs: Sequence[FinishedRun]
+    repeated: int = 0
 
     @property
     def values(self) -> np.ndarray:
-        """The test metric of each run (k,)."""
+        """The metric of each run (k,)."""
         return np.array([run.value for run in self.runs])
 
     @property
-    def replicates(self) -> list[tuple[int | None, int]]:
-        """Fold and seed of each run, which pair it with those of other settings."""
-        return [(run.fold, run.seed) for run in self.runs]
+    def seed_means(self) -> np.ndarray:
+        """The metric of each seed (s,), the mean over its folds: folds of one seed are not independent."""
+        return mean_over_folds([(run.replicate, run.value) for run in self.runs])
+
+
+def mean_over_folds(values: Sequence[tuple[tuple[int | None, int, int], float]]) -> np.ndarray:
+    """Return the mean (s,) of values for each seed and data seed, given those of replicates."""
+    by_seed: dict[tuple[int, int], list[float]] = {}
+    for (_, *seeds), value in values:
+        by_seed.setdefault((seeds[0], seeds[1]), []).append(value)
+    return np.array([np.mean(each) for each in by_seed.values()])
 
 
 def find_runs(patterns: Sequence[str]) -> list[Path]:
@@ -135,7 +150,58 @@ def read_run(run_dir: Path) -> FinishedRun | None:
     return FinishedRun(run_dir, int(config["seed"]), config.get("dataset.fold"), result[1], manifest, config)
 
 
-def metric_of(runs: Sequence[FinishedRun]) -> tuple[str, str]:
+class Metric(NamedTuple):
+    """What runs are compared by.
+
+    Attributes:
+        name: without the split.
+        mode: whether more of it is better (`max`) or less (`min`).
+        is_accuracy: whether it is the share of right answers among those that are saved, which can be tested.
+        monitor: the metric that epochs were selected by, without the split.
+    """
+
+    name: str
+    mode: str
+    is_accuracy: bool
+    monitor: str
+
+
+def choose_metric(runs: Sequence[FinishedRun]) -> tuple[Metric, list[FinishedRun]]:
+    """Return what runs are compared by, and the runs with its values.
+
+    It is the metric that epochs were selected by, or where that is another one, as a loss, the share of right answers,
+    so that the order of settings and the tests between them are about the same.
+
+    Raises:
+        ConfigError: if runs differ in their task, metric or test data, so that they cannot be compared.
+    """
+    monitor, mode = monitor_of(runs)
+    shares = [None if (found := run.answers()) is None else float(found.right.all(axis=1).mean()) for run in runs]
+    known = [(run, share) for run, share in zip(runs, shares, strict=True) if share is not None]
+    if known and all(is_equal(run.value, share) for run, share in known):
+        return Metric(monitor, mode, True, monitor), [*runs]
+    if len(known) < len(runs):
+        return Metric(monitor, mode, False, monitor), [*runs]
+    name = next((name for name in common_metrics(runs) if all(is_equal(tested(run)[name], s) for run, s in known)), "")
+    replaced = [replace(run, value=share) for run, share in known]
+    return Metric(name.removeprefix("test/") or "accuracy", "max", True, monitor), replaced
+
+
+def is_equal(one: float, other: float) -> bool:
+    return abs(one - other) < 1e-5  # metrics are computed in single precision
+
+
+def tested(run: FinishedRun) -> Mapping[str, float]:
+    """Return the test metrics of a run."""
+    return {name: value for name, value in run.manifest.get("metrics", {}).items() if name.startswith("test/")}
+
+
+def common_metrics(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return the names of the test metrics that all runs have."""
+    return [name for name in tested(runs[0]) if all(name in tested(run) for run in runs)]
+
+
+def monitor_of(runs: Sequence[FinishedRun]) -> tuple[str, str]:
     """Return the name of the metric that all runs were selected by, and whether more of it is better (`max`, `min`).
 
     Raises:
@@ -155,8 +221,15 @@ def group_settings(runs: Sequence[FinishedRun]) -> list[Setting]:
     for run in runs:
         computed = {key: value for key, value in run.config.items() if not is_passed_over(key)}
         groups.setdefault(text(computed), []).append(run)
-    settings = [sorted(members, key=lambda run: (run.fold or 0, run.seed)) for members in groups.values()]
-    return [Setting(label, members) for label, members in zip(make_labels(settings), settings, strict=True)]
+    settings = [newest(members) for members in groups.values()]
+    repeated = [len(members) - len(kept) for members, kept in zip(groups.values(), settings, strict=True)]
+    return [Setting(*each) for each in zip(make_labels(settings), settings, repeated, strict=True)]
+
+
+def newest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Return the newest run of each replicate, sorted by fold and seed: others are no seeds of their own."""
+    found = {run.replicate: run for run in sorted(runs, key=lambda run: str(run.manifest.get("started", "")))}
+    return sorted(found.values(), key=lambda run: (run.fold or 0, *run.replicate[1:]))
 
 
 def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
