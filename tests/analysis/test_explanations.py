@@ -203,6 +203,22 @@ def test_a_planted_mark_is_read_and_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert refused == []
 
 
+@pytest.mark.parametrize("name", ["reader", "cls"])
+def test_new_weights_owe_nothing_to_those_that_were_learned(name: str) -> None:
+    _, task = build_small(MODELS[name])
+    expected = planted.new_weights(task).state_dict()
+    for parameter in task.parameters():
+        torch.nn.init.constant_(parameter, 3.0)
+    assert all(torch.equal(values, expected[key]) for key, values in planted.new_weights(task).state_dict().items())
+
+
+def test_marks_differ_and_there_are_only_so_many() -> None:
+    marks = planted.patterns(100).flatten(1)
+    assert len(marks.unique(dim=0)) == 100
+    with pytest.raises(NotApplicableError, match="no marks for 300 classes"):
+        planted.patterns(300)
+
+
 def test_places_cannot_be_planted_in_sequences() -> None:
     data, task = build_small(["task=sum", "dataset=uci"])
     batch = data.make_batch("val", (0, 0), slice(None))

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+EMBED_STD = 0.5  # of new embeddings of positions and tokens
+
 
 class KVCache:
     """Keys and values of one attention layer, so that incremental decoding computes each of them once.
@@ -266,6 +268,10 @@ class LearnedPosEmbed(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(length, embed_dim))
 
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew."""
+        nn.init.normal_(self.weight, std=EMBED_STD)
+
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the vectors of positions `start` to `start + T` to `x` (B, T, D)."""
         return x + self.weight.narrow(0, start, x.shape[1])
@@ -327,5 +333,7 @@ def init_weights(model: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding | LearnedPosEmbed):
-            nn.init.normal_(module.weight, std=0.5)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=EMBED_STD)
+        elif isinstance(module, LearnedPosEmbed):
+            module.reset_parameters()

@@ -14,6 +14,7 @@ https://arxiv.org/abs/2011.05429).
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ MARK = 8  # side of a mark in pixels
 PATTERN = 4  # side of its pattern, enlarged to that
 CORNER = 4  # pixels from the top left of an image or a cell to the mark
 BATCH_SIZE, MAX_STEPS, NUM_SAMPLES = 64, 400, 64
+MAX_TRIES = 10_000  # patterns that are drawn before there is no room for another that differs enough
+TOKEN_STD = 0.02  # of new values of parameters that no module knows how to begin, as a class token
 MIN_LEARNED = 0.95  # share of answers that must follow the marks, and nothing else
 
 
@@ -95,13 +98,22 @@ def find_marks(task: Task, batch: Batch) -> list[list[Mark]]:
     return marks
 
 
+@cache
 def patterns(num_classes: int) -> Tensor:
-    """Return a pattern (num_classes, MARK, MARK) of −1 and 1 for each class, all different."""
+    """Return a pattern (num_classes, MARK, MARK) of −1 and 1 for each class, any two of which differ by far.
+
+    Raises:
+        NotApplicableError: if there are too many classes for that.
+    """
     rng, found = make_rng("audit", "marks"), torch.zeros(0, PATTERN * PATTERN)
-    while len(found) < num_classes:
+    for _ in range(MAX_TRIES):
+        if len(found) == num_classes:
+            break
         new = torch.randint(0, 2, (1, PATTERN * PATTERN), generator=rng) * 2.0 - 1
         if not len(found) or (found * new).sum(dim=1).abs().max() <= PATTERN * PATTERN / 2:
             found = torch.cat([found, new])
+    else:
+        raise NotApplicableError(f"there are no marks for {num_classes} classes that differ enough to be told apart")
     return F.interpolate(found.view(-1, 1, PATTERN, PATTERN), size=MARK, mode="nearest")[:, 0]
 
 
@@ -164,13 +176,20 @@ def plant(task: Task, train_batch: Batch, batch: Batch) -> Plant:
 
 
 def new_weights(task: Task) -> Task:
-    """Return a copy of a task in single precision and training mode, with new weights as torch begins them."""
+    """Return a copy of a task in single precision and training mode, with new weights as their modules begin them.
+
+    Parameters of other modules, as a class token, are small random numbers; vectors and numbers, as a scale, are kept.
+    """
     learner = deepcopy(task).float().train().requires_grad_(True)
     torch.manual_seed(0)
     for module in learner.modules():
         reset = getattr(module, "reset_parameters", None)
-        if isinstance(module, nn.Module) and callable(reset):
+        if callable(reset):
             reset()
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=TOKEN_STD)
     return learner
 
 
