@@ -7,7 +7,7 @@ from analysis_helpers import build_small
 from helpers import TINY
 
 from patchwork.analysis import embeddings, neighbors, probes
-from patchwork.analysis.features import HEAD, first_samples, layer_features, mean_by_cell
+from patchwork.analysis.features import HEAD, first_samples, layer_features, mean_by_cell, num_samples_with
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.probes import PIXELS, Labels, analyze, majority, probe, readable
 from patchwork.analysis.result import NotApplicableError
@@ -145,6 +145,27 @@ def test_patches_are_averaged_by_cell() -> None:
     tokens = torch.arange(24.0).reshape(1, 4, 6, 1)
     mean = mean_by_cell(tokens, (2, 3))
     assert mean[0, :, 0].tolist() == [3.5, 5.5, 7.5, 15.5, 17.5, 19.5]
+
+
+def test_a_patch_belongs_to_the_cell_that_its_center_is_in() -> None:
+    row = torch.arange(5.0).reshape(1, 1, 5, 1)  # of 3 cells; centers at 0.3, 0.9, 1.5, 2.1 and 2.7 of them
+    assert mean_by_cell(row, (1, 3))[0, :, 0].tolist() == [0.5, 2, 3.5]
+    few = mean_by_cell(row[:, :, :2], (1, 3))[0, :, 0]
+    assert few[[0, 2]].tolist() == [0, 1]
+    assert few[1].isnan()  # no patch, and not one of zeros
+
+
+def test_layers_with_fewer_patches_than_cells_are_left_out() -> None:
+    inputs = make_inputs([*TASKS["reader"], "data.rows=2", "data.cols=4", "model.patch_size=56"])  # 1×2 patches
+    layers = layer_features(inputs.task, first_samples(inputs, "test", 40))
+    assert not any(name.startswith("encoder") for name in layers)
+    assert all(values.isfinite().all() for values in layers.values())
+
+
+def test_padding_is_no_answer() -> None:
+    ids = torch.tensor([[0, 1, -1], [2, -1, -1], [3, 4, 5], [6, -1, -1]])
+    assert [num_samples_with(count, ids) for count in (1, 3, 5, 6, 9)] == [1, 2, 2, 3, 4]
+    assert num_samples_with(6, torch.full((4, 3), -1)) == 2
 
 
 # --- the probe -------------------------------------------------------------------------------------------------------

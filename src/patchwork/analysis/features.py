@@ -49,10 +49,22 @@ def first_samples(inputs: AnalysisInputs, split: Split, num_answers: int) -> Sam
     if split not in inputs.predictions:
         raise NotApplicableError(f"its predictions of the {split} split are not saved")
     table = inputs.predictions[split]
-    count = min(max(num_answers // table.image_ids.shape[1], 1), len(table))
+    count = num_samples_with(num_answers, table.image_ids)
     batch = inputs.batch(torch.arange(count), split)
     predictions = Predictions.from_tensors({name: values[:count] for name, values in table.tensors().items()})
     return Samples(batch, known_classes(inputs.task, batch, predictions), predictions.target)
+
+
+def num_samples_with(num_answers: int, image_ids: Tensor) -> int:
+    """Return how many first samples show up to `num_answers` images, one sample at least.
+
+    Args:
+        num_answers: number of images.
+        image_ids: (B, N) of each sample, −1 where there is none; all are −1 if they are unknown.
+    """
+    shown = image_ids >= 0
+    images = (shown if shown.any() else torch.ones_like(shown)).sum(dim=1)
+    return max(int((images.cumsum(dim=0) <= num_answers).sum()), 1)
 
 
 def known_classes(task: Task, batch: Batch, predictions: Predictions) -> dict[str, ClassAnswers]:
@@ -150,6 +162,8 @@ def at_answers(
     if places.prefix:
         yield f"{name}, class token", values[answers.sample, 0]
     tokens = values[:, places.prefix :]
+    if places.kind == "patches" and (places.rows < grid[0] or places.cols < grid[1]):
+        return  # cells without a patch
     if places.kind == "patches":
         tokens = mean_by_cell(rearrange(tokens, "b (r c) d -> b r c d", r=places.rows), grid)
     if tokens.shape[1] > last:
@@ -157,13 +171,16 @@ def at_answers(
 
 
 def mean_by_cell(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the mean (B, rows · cols, D) of the patches (B, R, C, D) whose centers are in each cell of a grid."""
+    """Return the mean (B, rows · cols, D) of the patches (B, R, C, D) whose centers are in each cell of a grid.
+
+    It is NaN in cells without one, as there are where patches are fewer than cells.
+    """
     rows, cols = grid
-    row = torch.arange(tokens.shape[1]) * rows // tokens.shape[1]
-    col = torch.arange(tokens.shape[2]) * cols // tokens.shape[2]
+    row = (2 * torch.arange(tokens.shape[1]) + 1) * rows // (2 * tokens.shape[1])
+    col = (2 * torch.arange(tokens.shape[2]) + 1) * cols // (2 * tokens.shape[2])
     cell = (row[:, None] * cols + col).flatten()  # (R · C,)
     weights = torch.eye(rows * cols, dtype=tokens.dtype)[:, cell]
-    return (weights / weights.sum(dim=1, keepdim=True).clamp_min(1)) @ tokens.flatten(1, 2)
+    return (weights / weights.sum(dim=1, keepdim=True)) @ tokens.flatten(1, 2)
 
 
 def cell_images(model: nn.Module, samples: Samples) -> Tensor:
