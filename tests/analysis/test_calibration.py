@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_calibrated_and_overconfident_models_are_told_apart() -> None:
     assert "overconfident" in rendered.caption
     assert rendered.html.startswith("<svg")
     assert rendered == render(overconfident)
+
+
+def test_answers_that_are_all_right_have_no_temperature(tmp_path: Path) -> None:
+    logits = make_logits(200)
+    right = planted_predictions(logits.argmax(dim=-1), logits.argmax(dim=-1), logits.log_softmax(dim=-1).float())
+    result = analyzed(test=sampled_predictions(logits), val=right)
+    assert math.isnan(result.temperature)
+    assert "temperature" not in result.numbers()
+    assert "temperature" not in render(result).table
+    result.save(tmp_path)
 
 
 def test_curve_of_a_calibrated_model_is_within_its_band() -> None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,12 @@ def test_overconfident_probabilities_are_found_with_their_temperature() -> None:
     right = sharp.argmax(axis=1) == target
     assert measured_p(sharp.max(axis=1), right) < 0.01
     assert measured_p(probs.max(axis=1), right) >= 0.05
+
+
+def test_answers_that_are_all_right_or_at_chance_have_no_temperature() -> None:
+    logits = np.random.default_rng(0).normal(size=(200, 10))
+    assert math.isnan(fit_temperature(logits, logits.argmax(axis=1)))  # the colder, the better
+    assert math.isnan(fit_temperature(logits, logits.argmin(axis=1)))  # the hotter, the better
 
 
 def test_parts_add_up_and_are_not_negative() -> None:

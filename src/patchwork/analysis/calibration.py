@@ -52,7 +52,8 @@ class Calibration(Result):
         miscalibration: part of it.
         discrimination: part of it.
         uncertainty: part of it.
-        temperature: fitted on validation; NaN if no predictions of it are saved.
+        temperature: fitted on validation; NaN if no predictions of it are saved, or none is the best, see
+            `fit_temperature`.
         temperature_n: number of answers it was fitted on.
     """
 
@@ -104,7 +105,7 @@ class Calibration(Result):
             "mean confidence": Estimate(self.confidence, self.n, self.unit),
             "Brier score": Estimate(self.brier, self.n, self.unit),
         }
-        if self.temperature_n:
+        if math.isfinite(self.temperature):
             numbers["temperature"] = Estimate(self.temperature, self.temperature_n, "validation answers")
         return numbers
 

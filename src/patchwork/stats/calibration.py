@@ -7,11 +7,13 @@ probabilities, without bins (CORP: Dimitriadis, Gneiting and Jordan 2021, https:
 n samples; `probs` (n,) of being right, `right` (n,) whether they were.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 NUM_BINS = 15
+MAX_LOG_TEMPERATURE = 3.0
 
 
 class BrierScore(NamedTuple):
@@ -96,6 +98,9 @@ def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
     Args:
         logits: (n, C), or log-probabilities.
         target: (n,) classes.
+
+    Returns:
+        The temperature; NaN if none from 1/20 to 20 is the best, as of answers that are all right, or at chance.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
@@ -104,4 +109,6 @@ def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
         scaled = logits / np.exp(log_temperature)
         return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(target)), target]).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-4}).x))
+    bound = MAX_LOG_TEMPERATURE
+    best = float(minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-4}).x)
+    return float(np.exp(best)) if abs(best) < bound - 1e-3 else math.nan
