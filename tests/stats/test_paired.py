@@ -93,6 +93,26 @@ def test_blame_goes_to_the_image_of_most_answers() -> None:
     assert blame(differs, images)[:, 0].tolist() == [2, 2, 2, 4, -5]
 
 
+def test_blame_is_that_of_a_plain_search_and_stays_quick() -> None:
+    """Of equally many answers, the image with the smaller number is to blame."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        images = rng.integers(-1, 15, (40, 3))
+        differs = rng.random((40, 1)) < 0.6
+        expected = -1 - np.arange(40)
+        left = {row for row in range(40) if differs[row, 0]}
+        while counts := {image: sum(image in images[row] for row in left) for image in range(15)}:
+            worst = max(counts, key=lambda image: counts[image])
+            if not counts[worst]:
+                break
+            explained = [row for row in left if worst in images[row]]
+            expected[explained] = worst
+            left -= {*explained}
+        assert blame(differs, images)[:, 0].tolist() == expected.tolist()
+    images = rng.integers(0, 20_000, (20_000, 5))
+    assert (blame(np.ones((20_000, 1), bool), images) >= 0).all()  # a search over all images each time takes minutes
+
+
 def test_contributions_add_up_to_the_difference() -> None:
     right_a, right_b, units = simulate(np.random.default_rng(0), 0.05, 0.1)
     contributions, digits = unit_differences(right_a, right_b, units)

@@ -12,6 +12,7 @@ image is to blame is not known then, see `blame`.
 
 import math
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -87,14 +88,24 @@ def blame(differs: np.ndarray, images: np.ndarray) -> np.ndarray:
     culprit = -1 - np.arange(len(images))
     rows, cols = np.nonzero(differs & (images >= 0))
     known, which = np.unique(images[rows, cols], return_inverse=True)
-    samples: list[set[int]] = [set() for _ in known]
+    answers: list[set[int]] = [set() for _ in known]  # of each image
+    shown: dict[int, set[int]] = {}  # the images of each answer that is not yet explained
     for image, row in zip(which.tolist(), rows.tolist(), strict=True):
-        samples[image].add(row)
-    while any(samples):
-        worst = max(range(len(known)), key=lambda image: len(samples[image]))
-        explained = set(samples[worst])
-        culprit[[*explained]] = known[worst]
-        samples = [each - explained for each in samples]
+        answers[image].add(row)
+        shown.setdefault(row, set()).add(image)
+    left = [len(each) for each in answers]
+    heap = [(-count, image) for image, count in enumerate(left)]  # counts may have fallen since
+    heapify(heap)
+    while heap:
+        count, worst = heappop(heap)
+        if -count > left[worst]:
+            if left[worst]:
+                heappush(heap, (-left[worst], worst))
+            continue
+        for row in answers[worst] & shown.keys():
+            culprit[row] = known[worst]
+            for image in shown.pop(row):
+                left[image] -= 1
     return culprit[:, None]
 
 
