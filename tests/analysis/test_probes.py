@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ from analysis_helpers import build_small
 from helpers import TINY
 
 from patchwork.analysis import embeddings, neighbors, probes
-from patchwork.analysis.features import HEAD, first_samples, layer_features, mean_by_cell, num_samples_with
+from patchwork.analysis.features import (
+    HEAD,
+    first_samples,
+    layer_features,
+    mean_by_cell,
+    num_samples_with,
+    one_of_each_image,
+)
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.probes import PIXELS, Labels, analyze, majority, probe, readable
 from patchwork.analysis.result import NotApplicableError
@@ -16,6 +24,7 @@ from patchwork.figures import neighbors as neighbors_figure
 from patchwork.figures import probes as probes_figure
 from patchwork.models.transformer import Block
 from patchwork.tasks import Predictions
+from patchwork.tasks.predictions import ClassAnswers
 
 VIT = ["task=classify", "dataset=uci", "model.stem=null", "model.embed_dim=16", "model.patch_size=14"]
 TASKS = {
@@ -67,6 +76,9 @@ def test_layers_are_probed_and_mapped(name: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(embeddings, "NUM_POINTS", 120)
     mapped = embeddings.analyze(inputs)
     assert mapped.points.shape[1:] == (len(mapped.label), 2)
+    assert (*mapped.earlier, mapped.layer) == result.layers[:-1]  # a map after each layer
+    assert mapped.earlier_points.shape == (len(mapped.earlier), len(mapped.label), 2)
+    assert all(name in embeddings_figure.render(mapped).html for name in mapped.earlier)
     mapped.save(tmp_path)
     loaded = embeddings.Embeddings.load(tmp_path)
     assert embeddings_figure.render(loaded) == embeddings_figure.render(mapped)
@@ -226,6 +238,32 @@ def test_planted_clusters_are_found_and_one_gaussian_has_none() -> None:
         abs(dict(zip(embeddings.SCORES, embeddings.score(points, mixed, cluster), strict=True))["k-means ARI"]) < 0.02
     )
     assert embeddings.hdbscan(rng.normal(size=(500, 8))).max() == -1
+
+
+def test_noise_is_in_no_cluster() -> None:
+    """Taken as one cluster, noise of all classes would make the clusters of pure points impure."""
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    label, cluster = np.arange(60) % 2, np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    scores = dict(zip(embeddings.SCORES, embeddings.score(points, label, cluster), strict=True))
+    assert scores["homogeneity"] == pytest.approx(1)
+    assert scores["completeness"] < 0.5
+
+
+def test_an_image_that_grids_share_is_one_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "NUM_POINTS", 200)
+    inputs = make_inputs(TASKS["reader"])
+    ids = first_samples(inputs, "test", 200).answers.image_id
+    assert len(ids.unique()) < 200
+    assert len(embeddings.analyze(inputs).label) == len(ids.unique())
+    answers = ClassAnswers(*torch.zeros(2, 6).long(), torch.arange(6) // 2, torch.arange(6) % 2, torch.zeros(6), ())
+    for image_id, whole, kept in (
+        ([0, 1, 1, 2, 3, 0], False, [0, 1, 3, 4]),
+        ([0, 0, 1, 1, 2, 2], True, [0, 1, 2, 3, 4, 5]),  # whole images, of which a cell is no copy of another
+        ([-1] * 6, False, [0, 1, 2, 3, 4, 5]),
+    ):
+        known = replace(answers, image_id=torch.tensor(image_id))
+        one = one_of_each_image(known, whole=whole)
+        assert (2 * one.sample + one.cell).tolist() == kept
 
 
 def test_pca_explains_a_known_covariance_and_does_not_mind_the_sign() -> None:

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from patchwork.analysis.features import Samples, cell_images, first_samples, layer_features
+from patchwork.analysis.features import Samples, cell_images, first_samples, layer_features, one_of_each_image
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.probes import PIXELS
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.tasks import Task
 
 NUM_POINTS = 1000
+NUM_EARLIER = 500  # of them on the maps of earlier layers, which are small
 NEIGHBORS = 15
 EXPLAINED = 0.95  # share of the variance that the space keeps in which clusters are found
 PERPLEXITIES = (30, 8)
@@ -45,17 +46,20 @@ SCORES = (
 
 @dataclass(frozen=True, eq=False)
 class Embeddings(Result):
-    """Maps of the last layer, clusters, and scores of every layer.
+    """Maps of all layers, clusters of the last one, and scores of every layer. No image is there twice.
 
     Attributes:
-        layer: what is mapped.
+        layer: the last layer.
         classes: names of the classes.
         label: (n,) class of each point, as an index into `classes`.
         index: (n,) the sample of each point, by its index in the split.
-        maps: names of the maps.
+        maps: names of the maps of the last layer.
         points: (M, n, 2) float32 coordinates; PCA's are in the units of the features.
         cluster: (n,) cluster of each point, found by HDBSCAN in the space itself; −1 is noise.
         explained: (2,) shares of the variance that the two directions of the PCA explain.
+        earlier: names of the layers before the last one.
+        earlier_points: (L, n', 2) float32 coordinates by PCA of the first n' points after each of them.
+        earlier_explained: (L, 2) shares of the variance that these explain.
         kept: (M, 2) trustworthiness of each map, and the share of 15 neighbors that it keeps.
         spaces: what is scored: all layers, raw pixels, and the last layer of the untrained network.
         scores: (S, 10) of each space, see `SCORES`.
@@ -74,6 +78,9 @@ class Embeddings(Result):
     points: np.ndarray
     cluster: np.ndarray
     explained: np.ndarray
+    earlier: tuple[str, ...]
+    earlier_points: np.ndarray
+    earlier_explained: np.ndarray
     kept: np.ndarray
     spaces: tuple[str, ...]
     scores: np.ndarray
@@ -98,14 +105,17 @@ class Embeddings(Result):
 
 
 def analyze(inputs: AnalysisInputs) -> Embeddings:
-    """Map the last layer's vectors of the first test samples, and score those of all layers.
+    """Map the vectors that the layers hold of the first test samples, and score them.
 
     Raises:
         NotApplicableError: if samples have no classes, or layers no vectors for them.
     """
     untrained = inputs.require_untrained()
     samples = first_samples(inputs, inputs.split, NUM_POINTS)
-    answers = samples.answers
+    kind, answers = next(iter(samples.kinds.items()))
+    whole = inputs.saved_predictions().image_ids.shape[1] == 1
+    answers = one_of_each_image(answers, whole=whole)
+    samples = samples._replace(kinds={kind: answers})
     label = answers.target.numpy()
     if len(label) < 2 * NEIGHBORS or len(np.unique(label)) < 2:
         raise NotApplicableError(f"{len(label)} samples of {len(np.unique(label))} classes are too few to map")
@@ -118,6 +128,7 @@ def analyze(inputs: AnalysisInputs) -> Embeddings:
     reduced = {name: reduce(values) for name, values in spaces.items()}
     clusters = {name: hdbscan(values) for name, values in reduced.items()}
     explained, maps = make_maps(layers[last], reduced[last])
+    earlier = {name: principal_axes(values)[1:] for name, values in layers.items() if name != last}
     scores = [score(reduced[name], label, clusters[name]) for name in spaces]
     return Embeddings(
         layer=last,
@@ -128,6 +139,9 @@ def analyze(inputs: AnalysisInputs) -> Embeddings:
         points=np.stack([*maps.values()]).astype(np.float32),
         cluster=clusters[last],
         explained=explained,
+        earlier=tuple(earlier),
+        earlier_points=np.array([points[:NUM_EARLIER, :2] for points, _ in earlier.values()], np.float32),
+        earlier_explained=np.array([shares[:2] for _, shares in earlier.values()]),
         kept=np.array([map_quality(reduced[last], points) for points in maps.values()]),
         spaces=tuple(spaces),
         scores=np.array(scores),
@@ -240,10 +254,8 @@ def score(space: np.ndarray, label: np.ndarray, cluster: np.ndarray) -> list[flo
         warnings.simplefilter("ignore")  # where fewer points are distinct
         means = KMeans(num_classes, n_init=4, random_state=0).fit_predict(space)
     found = cluster.max() >= 0
-    homogeneity, completeness, _ = homogeneity_completeness_v_measure(label, cluster)
-    singletons = np.where(
-        cluster < 0, cluster.max() + 1 + np.arange(len(cluster)), cluster
-    )  # each noise point is its own cluster
+    singletons = np.where(cluster < 0, len(cluster) + np.arange(len(cluster)), cluster)  # noise is no cluster
+    homogeneity, completeness, _ = homogeneity_completeness_v_measure(label, singletons)
     scores = [adjusted_rand_score(label, singletons), adjusted_mutual_info_score(label, singletons)]
     return [
         float((votes.argmax(axis=0) == label).mean()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -190,6 +191,27 @@ def cell_images(model: nn.Module, samples: Samples) -> Tensor:
         return image[answers.sample, answers.cell]
     rows, cols = cell_grid(model, image)
     return rearrange(image, "b c (r h) (k w) -> b (r k) c h w", r=rows, k=cols)[answers.sample, answers.cell]
+
+
+def one_of_each_image(answers: ClassAnswers, *, whole: bool) -> ClassAnswers:
+    """Return the first answer about each image: the others are about copies of it, as grids share some.
+
+    Args:
+        answers: n of them; all about unknown images are kept.
+        whole: whether an image is all of a sample, whose cells are no copies of each other.
+    """
+    count = int(answers.cell.max()) + 1 if whole else 1
+    image = answers.image_id * count + answers.cell * whole
+    unit = torch.where(answers.image_id >= 0, image, -1 - torch.arange(len(image)))
+    unique, which = unit.unique(return_inverse=True)
+    first = torch.full_like(unique, len(unit)).scatter_reduce(0, which, torch.arange(len(unit)), "amin")
+    return select_answers(answers, first.sort().values)
+
+
+def select_answers(answers: ClassAnswers, rows: Tensor) -> ClassAnswers:
+    """Return some rows (m,) of answers."""
+    fields = ("target", "prediction", "sample", "cell", "image_id")
+    return replace(answers, **{name: getattr(answers, name)[rows] for name in fields})
 
 
 def independent_units(answers: ClassAnswers) -> Tensor:

@@ -4,14 +4,21 @@ Near is what the last layer says: the Euclidean distance of what it holds, less 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from patchwork.analysis.features import Samples, cell_images, independent_units, known_classes, layer_features
+from patchwork.analysis.features import (
+    Samples,
+    cell_images,
+    independent_units,
+    known_classes,
+    layer_features,
+    select_answers,
+)
 from patchwork.analysis.inputs import AnalysisInputs, to_double_values
 from patchwork.analysis.places import cell_grid
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
@@ -164,9 +171,7 @@ def samples_of(inputs: AnalysisInputs, answers: ClassAnswers, rows: Tensor) -> S
     """Return the samples that some answers are about, each once, with these answers alone."""
     sample, which = answers.sample[rows].unique(return_inverse=True)
     target = inputs.saved_predictions().target
-    chosen = ClassAnswers(
-        answers.target[rows], answers.prediction[rows], which, answers.cell[rows], answers.image_id[rows], answers.names
-    )
+    chosen = replace(select_answers(answers, rows), sample=which)
     return Samples(inputs.batch(sample), {"": chosen}, None if target is None else target[sample])
 
 

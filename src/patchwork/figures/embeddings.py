@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from patchwork.analysis.embeddings import Embeddings
 
 SIZE, MARGIN = 480, 16  # of a map, in units of its view box
+SMALL = 240  # of a map of an earlier layer
+SHAPES = ("round", "square")  # of points, for each class beyond the colors
 COLUMNS = 40  # thumbnails in a row of the sprite
 KNN, SILHOUETTE, ARI, NOISE = 0, 1, 2, 5  # columns of the scores that sentences are about
 
@@ -30,6 +32,10 @@ def render(result: Embeddings) -> Rendered:
     )
     panels = [panel(name, class_map(result, index)) for index, name in enumerate(result.maps)]
     panels.append(panel("clusters found in the space", cluster_map(result)))
+    if result.earlier:
+        panels.append(
+            panel(f"PCA after each layer before, {result.earlier_points.shape[1]} points", earlier_maps(result))
+        )
     texts = " ".join(
         f"{quote(result.classes[label])}|{index}|{cluster}"
         for label, index, cluster in zip(result.label, result.index, result.cluster, strict=True)
@@ -81,6 +87,24 @@ def cluster_map(result: Embeddings) -> str:
     return scatter(points, groups, "by cluster", others=result.cluster < 0)
 
 
+def earlier_maps(result: Embeddings) -> str:
+    """Return small maps of the layers before the last one, without names of points."""
+    maps = []
+    for name, points, shares in zip(result.earlier, result.earlier_points, result.earlier_explained, strict=True):
+        label, scaled = result.label[: len(points)], to_view_box(points) / SIZE * SMALL
+        paths = "".join(
+            f'<path style="stroke:var(--c{index % len(PALETTE)});stroke-linecap:{SHAPES[index // len(PALETTE) % 2]}" '
+            f'd="{strokes(scaled[label == index], digits=0)}"/>'
+            for index in range(len(result.classes))
+            if (label == index).any()
+        )
+        title = f"{name}, {shares.sum():.0%} of the variance"
+        view = f'viewBox="0 0 {SMALL} {SMALL}" style="width:{SMALL}px"'
+        svg = f'<svg class="map" role="img" aria-label="PCA, {escape(title)}" {view}>{paths}</svg>'
+        maps.append(f"<div><p>{escape(title)}</p>{svg}</div>")
+    return f'<div class="columns">{"".join(maps)}</div>'
+
+
 def scatter(
     points: np.ndarray, groups: list[tuple[str, np.ndarray]], description: str, others: np.ndarray | None = None
 ) -> str:
@@ -97,7 +121,7 @@ def scatter(
         paths.append(path(points, others, "var(--muted)", "round"))
     for index, (name, members) in enumerate(groups):
         if members.any():
-            shape = ("round", "square")[index // len(PALETTE) % 2]
+            shape = SHAPES[index // len(PALETTE) % 2]
             paths.append(path(points, members, f"var(--c{index % len(PALETTE)})", shape))
             x, y = np.median(points[members], axis=0)
             names.append(f'<text x="{x:.0f}" y="{y + 5:.0f}">{escape(name)}</text>')
@@ -112,8 +136,11 @@ def scatter(
 def path(points: np.ndarray, members: np.ndarray, color: str, shape: str) -> str:
     """Return points as very short strokes, whose caps are their shape."""
     at = " ".join(map(str, np.flatnonzero(members).tolist()))
-    strokes = "".join(f"M{x:.1f} {y:.1f}h.1" for x, y in points[members].tolist())
-    return f'<path style="stroke:{color};stroke-linecap:{shape}" data-at="{at}" d="{strokes}"/>'
+    return f'<path style="stroke:{color};stroke-linecap:{shape}" data-at="{at}" d="{strokes(points[members])}"/>'
+
+
+def strokes(points: np.ndarray, *, digits: int = 1) -> str:
+    return "".join(f"M{x:.{digits}f} {y:.{digits}f}h.1" for x, y in points.tolist())
 
 
 def to_view_box(points: np.ndarray) -> np.ndarray:
