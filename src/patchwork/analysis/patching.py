@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from patchwork.analysis.features import stream_points
 from patchwork.analysis.inputs import AnalysisInputs, cached_patches, logit_difference, require_answers
 from patchwork.analysis.places import find_patch_embed
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
@@ -30,6 +31,8 @@ from patchwork.stats.intervals import median_interval
 NUM_PAIRS = 50
 MIN_DIFFERENCE = 0.1  # logits between A and B, below which a pair says nothing
 DIRECTIONS = ("from B into A", "from A into B")
+NUM_PATCH_PAIRS = 16  # whose patches are exchanged one by one
+MAX_POSITIONS = 65  # of them: 8×8 patches and a class token
 
 
 class Pairs(NamedTuple):
@@ -51,6 +54,11 @@ class Patching(Result):
         effect: (K, G, D, 3) median effect on the answer that differs, with 95 % interval, for each point, group of
             tokens and direction; NaN where a point has no such tokens.
         others_changed: (K, G) share of the other answers that change; NaN if there are none.
+        streams: names of the points of the stream whose tokens were exchanged by position as well.
+        by_position: (S, P, A) median effect of the tokens at one position of each, from B into A, on pairs that differ
+            in the A-th answer: positions are the cells of a grid, or what a decoder has written before each answer, and
+            the class token and patches of the first 16 pairs of single images; NaN where there are no such tokens or
+            pairs.
         n: number of pairs.
         left_out: number of pairs whose answers differ by too little.
         unit: what the samples are.
@@ -61,6 +69,8 @@ class Patching(Result):
     tokens: tuple[str, ...]
     effect: np.ndarray
     others_changed: np.ndarray
+    streams: tuple[str, ...]
+    by_position: np.ndarray
     n: int
     left_out: int
     unit: str
@@ -91,11 +101,14 @@ def analyze(inputs: AnalysisInputs) -> Patching:
         runs = [run(inputs, pairs, batch, points) for batch in (pairs.clean, pairs.corrupt)]
         groups = ("its own", "others") if has_cells(inputs) else ("all",)
         effects, changed = zip(*(point_effects(inputs, pairs, point, groups, runs) for point in points), strict=True)
+        streams, by_position = position_effects(inputs, pairs, runs)
     return Patching(
         points=tuple(points),
         tokens=groups,
         effect=np.array(effects),
         others_changed=np.array(changed),
+        streams=streams,
+        by_position=by_position,
         n=len(pairs.answer),
         left_out=left_out,
         unit=f"{inputs.split} {inputs.task.samples_name}",
@@ -190,20 +203,58 @@ def point_effects(
     inputs: AnalysisInputs, pairs: Pairs, point: str, groups: tuple[str, ...], runs: list[PairRun]
 ) -> tuple[list[list[tuple[float, float, float]]], list[float]]:
     """Return the effects at a point, for each group of tokens and direction, and the share of other answers changed."""
-    predicted = [own_answer(each.logits, pairs.answer).argmax(dim=-1) for each in runs]
-    differences = [difference(each.logits, pairs.answer, predicted) for each in runs]
     effects, changed = [], []
     for mask in token_masks(inputs, pairs, groups, runs[0].activations[point]):
         row = []
         for target, source in ((0, 1), (1, 0)):
             logits = patched_logits(inputs, pairs, point, mask, runs[target], runs[source])
-            moved = difference(logits, pairs.answer, predicted) - differences[target]
-            effect = moved / (differences[source] - differences[target])
-            row.append(median_interval(effect.numpy()) if mask is not None else (np.nan,) * 3)
+            effect = pair_effects(pairs, logits, runs[target], runs[source])
+            row.append(median_interval(effect) if mask is not None else (np.nan,) * 3)
             if target == 0:
                 changed.append(others_changed(logits, runs[0].logits, pairs.answer))
         effects.append(row)
     return effects, changed
+
+
+def pair_effects(pairs: Pairs, logits: Tensor, target: PairRun, source: PairRun) -> np.ndarray:
+    """Return the effect (P,) on each pair, by the logits (P, T, C) with activations of `source` put into `target`."""
+    predicted = [own_answer(each.logits, pairs.answer).argmax(dim=-1) for each in (target, source)]
+    patched, before, other = (
+        difference(each, pairs.answer, predicted) for each in (logits, target.logits, source.logits)
+    )
+    return ((patched - before) / (other - before)).numpy()
+
+
+def position_effects(inputs: AnalysisInputs, pairs: Pairs, runs: list[PairRun]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the points of the stream, and the effects (S, P, A) of their tokens at each position on each answer."""
+    points = [point for point in stream_points(inputs.task.model) if point in runs[0].activations]
+    if not has_cells(inputs):  # as many positions as patches
+        pairs = first_pairs(pairs, NUM_PATCH_PAIRS)
+        runs = [run(inputs, pairs, batch, points) for batch in (pairs.clean, pairs.corrupt)]
+    positions = {point: token_positions(inputs, runs[0].activations[point].shape[1]) for point in points}
+    known = {point: each for point, each in positions.items() if each is not None}
+    longest = max((int(each.max()) + 1 for each in known.values()), default=0)
+    table = np.full((len(known), longest, num_cells(inputs)), np.nan)
+    for row, (point, position) in zip(table, known.items(), strict=True):
+        for at in range(int(position.max()) + 1):
+            mask = (position == at).expand(len(pairs.answer), -1)
+            logits = patched_logits(inputs, pairs, point, mask, *runs)
+            effect = pair_effects(pairs, logits, *runs)
+            for answer in pairs.answer.unique().tolist():
+                row[at, answer] = np.median(effect[(pairs.answer == answer).numpy()])
+    return tuple(known), table
+
+
+def first_pairs(pairs: Pairs, count: int) -> Pairs:
+    clean, corrupt = ({name: values[:count] for name, values in batch.items()} for batch in pairs[:2])
+    return Pairs(clean, corrupt, pairs.answer[:count], None if pairs.tokens is None else pairs.tokens[:count])
+
+
+def token_positions(inputs: AnalysisInputs, count: int) -> Tensor | None:
+    """Return the position (T,) of each of `count` tokens: its cell, or of a single image its own; None of too many."""
+    if has_cells(inputs):
+        return token_cells(inputs, count)
+    return torch.arange(count) if count <= MAX_POSITIONS else None
 
 
 def token_masks(

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchwork.figures.rendered import Claim, Rendered
+from patchwork.figures.rendered import Claim, Rendered, html_table
+from patchwork.figures.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from patchwork.analysis.patching import Patching
 
+HEAT_ROW = 14  # CSS pixels of a row of effects by position
 MAX_SHADE = 40  # percent of the color behind an effect of 1
 
 
@@ -28,7 +30,13 @@ def render(result: Patching) -> Rendered:
         "between both samples, the median with its 95 % interval: 1 carries all of the answer, 0 nothing."
         f"{others}"
     )
-    return Rendered(table(result), caption, claims=claims(result))
+    if result.streams:
+        caption += (
+            " Beneath, the same for the tokens at one position alone, from B into A: a row is "
+            f"{'a position, a column the answer that differs' if has_others(result) else 'a layer, a column a token'}; "
+            "the darker, the more of the answer they carry."
+        )
+    return Rendered(table(result) + maps(result), caption, position_table(result), claims(result))
 
 
 def has_others(result: Patching) -> bool:
@@ -71,6 +79,37 @@ def table(result: Patching) -> str:
             cells += "".join(f"<td>{percent(value)}</td>" for value in result.others_changed[index])
         rows.append(f'<tr><th scope="row">{escape(point)}</th>{cells}</tr>')
     return f"<table><thead><tr><td></td>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def maps(result: Patching) -> str:
+    """Return the effects by position: a matrix for each layer, or of single images one with a row for each layer."""
+    if not result.streams:
+        return ""
+    if not has_others(result):
+        return heat(result.by_position[:, :, 0], f"Effect by layer and token: {', '.join(result.streams)}")
+    matrices = "".join(
+        f"<div><p>{escape(point)}</p>{heat(values, f'{point}: effect by position and answer')}</div>"
+        for point, values in zip(result.streams, result.by_position, strict=True)
+    )
+    return f'<div class="columns">{matrices}</div>'
+
+
+def heat(values: np.ndarray, description: str) -> str:
+    """Return effects (rows, cols) as an image, white for 0 and nothing, and black for 1."""
+    shades = ((1 - values.clip(0, 1)) * 255).round()
+    return thumbnail(np.nan_to_num(shades, nan=255).astype(np.uint8), description, height=HEAT_ROW * len(values))
+
+
+def position_table(result: Patching) -> str:
+    """Return the effects by position as a table."""
+    answers = [f"answer {answer + 1}" for answer in range(result.by_position.shape[2])]
+    rows = [
+        [f"{point}, position {at + 1}", *(number(value) if np.isfinite(value) else "–" for value in row)]
+        for point, values in zip(result.streams, result.by_position, strict=True)
+        for at, row in enumerate(values)
+        if np.isfinite(row).any()
+    ]
+    return html_table(["tokens exchanged", *answers], rows) if rows else ""
 
 
 def effect_cell(value: float, low: float, high: float) -> str:
