@@ -2,9 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from patchwork.core import cpus
-from patchwork.core.cpus import available_cpus, cpu_quotas, limit_threads
+from patchwork.core.cpus import available_cpus, cpu_quotas, limit_threads, single_blas_thread
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,14 @@ def test_the_smallest_limit_decides_threads_unless_they_are_set(monkeypatch: pyt
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_linear_algebra_is_limited_to_one_thread_and_then_as_before() -> None:
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        with single_blas_thread():
+            assert {*threads()} == {1}
+        assert threads()[: len(before)] == before

@@ -21,6 +21,7 @@ from patchwork.analysis.features import Samples, cell_images, first_samples, lay
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.probes import PIXELS
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
+from patchwork.core.cpus import single_blas_thread
 from patchwork.tasks import Task
 
 NUM_POINTS = 1000
@@ -104,6 +105,7 @@ class Embeddings(Result):
         return {name: Estimate(value, n, self.unit) for name, value in scores.items() if np.isfinite(value)}
 
 
+@single_blas_thread()
 def analyze(inputs: AnalysisInputs) -> Embeddings:
     """Map the vectors that the layers hold of the first test samples, and score them.
 

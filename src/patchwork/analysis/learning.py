@@ -20,6 +20,7 @@ from patchwork.analysis.features import first_samples
 from patchwork.analysis.inputs import AnalysisInputs, Snapshot
 from patchwork.analysis.probes import probe, read_layers, readable
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
+from patchwork.core.cpus import single_blas_thread
 from patchwork.stats.overlap import overlapping_wilson
 from patchwork.tasks.base import to_unit_range
 
@@ -227,6 +228,7 @@ def follow_attention(
     return heads, statistics[..., 0], statistics[..., 4], maps, layers[-1].name
 
 
+@single_blas_thread()
 def follow_probes(inputs: AnalysisInputs, history: list[Snapshot]) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the layers, and the accuracy (F, L, 3) of probes of each at each validation; nothing where they fail."""
     try:

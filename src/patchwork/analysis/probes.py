@@ -22,6 +22,7 @@ import numpy as np
 from patchwork.analysis.features import Samples, cell_images, first_samples, independent_units, layer_features
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, Result
+from patchwork.core.cpus import single_blas_thread
 from patchwork.stats.intervals import clustered_wilson
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import ClassAnswers
@@ -86,6 +87,7 @@ class Labels:
     image: np.ndarray
 
 
+@single_blas_thread()
 def analyze(inputs: AnalysisInputs) -> Probes:
     """Fit probes on the first samples of the validation split, and test them on those of the test split.
 

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -48,6 +50,20 @@ def limit_threads() -> None:
     """
     if available_cpus() < affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """Let NumPy's and SciPy's linear algebra run in this thread alone; also a decorator.
+
+    Threads that share many small products mostly wait for each other, and where other processes use the cores they
+    wait ten times as long.
+    """
+    import scipy.linalg  # noqa: F401  # has a BLAS of its own, which is limited only once it is loaded
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def read_text(path: Path) -> str:
