@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from patchwork.analysis import ablation, faithfulness, patching
 from patchwork.analysis.explanations import (
+    CONTROLS,
     METHODS,
     NUM_DELETIONS,
     NUM_STEPS,
@@ -21,11 +22,12 @@ from patchwork.analysis.explanations import (
     ask,
     deletion_curve,
     gradient,
+    greedy,
     integrated,
     relevance,
     rollout,
 )
-from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, relative
+from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, relative, share_of_way
 from patchwork.analysis.inputs import AnalysisInputs, freeze
 from patchwork.analysis.result import NotApplicableError
 from patchwork.evaluation.audit import planted
@@ -161,6 +163,21 @@ def test_deletion_goes_from_the_whole_image_to_the_empty_one() -> None:
     torch.testing.assert_close(inserted.mean(), backwards.mean(), rtol=0.05, atol=0.05)
 
 
+def test_search_finds_what_matters_and_parts_are_replaced() -> None:
+    question = make_question(["task=classify", "dataset=uci"], Linear())
+    exact, found = deletion_curve(question, gradient(question)), deletion_curve(question, greedy(question))
+    torch.testing.assert_close(found, exact)  # of a linear network, whose parts do not depend on each other
+    random = deletion_curve(question, CONTROLS["random"](question))
+    assert share_of_way(exact, random, found) == pytest.approx((1, 1, 1))
+    assert share_of_way(random, random, found) == pytest.approx((0, 0, 0))
+    other = question.batch["image"].roll(1, dims=0)
+    replaced = deletion_curve(question, gradient(question), replacement=other)
+    torch.testing.assert_close(replaced[:, -1], question.score(other))
+    single = deletion_curve(question.in_single_precision(), gradient(question))
+    torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-4)
+    assert deletion_curve(question.of(torch.tensor([4, 1])), gradient(question)[[4, 1]]).allclose(exact[[4, 1]])
+
+
 def test_exact_attributions_are_better_than_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faithfulness, "NUM_SAMPLES", 60)
     result = analyze(make_inputs(["task=classify", "dataset=uci"], Linear()))
@@ -168,6 +185,9 @@ def test_exact_attributions_are_better_than_ink(monkeypatch: pytest.MonkeyPatch,
     assert all(result.is_better_than_ink(index) for index in range(2))
     assert not any(result.is_better_than_ink(index) for index in range(2, 6))
     assert len(result.refused) == 2
+    assert result.search[:2, 0] == pytest.approx(1, abs=0.01)
+    assert (result.search[:, 0] < 1.001).all()
+    assert np.isfinite(result.replaced[:3]).all()
     result.save(tmp_path)
     rendered = render(Faithfulness.load(tmp_path))
     assert rendered == render(result)

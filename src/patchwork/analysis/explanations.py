@@ -16,6 +16,7 @@ B samples, T answers, N patches, C channels.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -61,14 +62,17 @@ class Question(NamedTuple):
         logits = self.task.answer_logits({**self.batch, "image": image}, self.tokens)
         return logit_difference(logits, self.predicted, self.runner_up)[torch.arange(len(image)), self.answer]
 
-    def repeated(self, count: int) -> "Question":
-        """Return the question with each sample `count` times in a row."""
-        batch = {name: values.repeat_interleave(count, dim=0) for name, values in self.batch.items()}
-        tokens = None if self.tokens is None else self.tokens.repeat_interleave(count, dim=0)
-        answer, predicted, runner_up = (
-            each.repeat_interleave(count, dim=0) for each in (self.answer, self.predicted, self.runner_up)
-        )
+    def of(self, rows: Tensor) -> "Question":
+        """Return the question about some of the samples (n,), as often as each is named."""
+        batch = {name: values[rows] for name, values in self.batch.items()}
+        tokens = None if self.tokens is None else self.tokens[rows]
+        answer, predicted, runner_up = (each[rows] for each in (self.answer, self.predicted, self.runner_up))
         return Question(self.task, batch, answer, tokens, predicted, runner_up, self.background)
+
+    def in_single_precision(self) -> "Question":
+        """Return the question to a copy of the task in single precision, which answers several times as fast."""
+        batch = {name: values.float() if values.is_floating_point() else values for name, values in self.batch.items()}
+        return self._replace(task=deepcopy(self.task).float(), batch=batch)
 
 
 def ask(task: Task, batch: Batch) -> Question:
@@ -307,29 +311,73 @@ CONTROLS: dict[str, Method] = {method.__name__: method for method in (ink, blurr
 
 UNIT = 4  # side in pixels of what is deleted at once
 NUM_DELETIONS = 8
+CHUNK = 256  # images that are scored at once
 
 
-def deletion_curve(question: Question, maps: Tensor, *, insert: bool = False) -> Tensor:
+def deletion_curve(
+    question: Question, maps: Tensor, *, insert: bool = False, replacement: Tensor | None = None
+) -> Tensor:
     """Return what is explained while the most important parts of the image are deleted, one share after another.
 
     Args:
         question: what is asked.
         maps: importance of each pixel (B, height, width); that of a part of 4×4 pixels is their sum.
-        insert: begin with an empty image, and insert them instead.
+        insert: begin with all deleted, and insert the parts instead.
+        replacement: images (B, C, height, width) that deleted parts are taken from; None for the background.
 
     Returns:
-        Values (B, 1 + NUM_DELETIONS) after 0, 1/NUM_DELETIONS, … of the parts that are not empty.
+        Values (B, 1 + NUM_DELETIONS) after 0, 1/NUM_DELETIONS, … of the parts that deletion changes.
     """
-    image = question.batch["image"]
+    changes = parts_that_change(question, replacement)
     importance = F.avg_pool2d(maps[:, None], UNIT).flatten(1)
-    ink_of_part = F.max_pool2d(difference(question).abs().amax(dim=1, keepdim=True), UNIT)
-    filled = ink_of_part.flatten(1) > 1e-6  # deleting others changes nothing
-    ranks = importance.masked_fill(~filled, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    ranks = importance.masked_fill(~changes, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    deleted = (ranks[:, None] < part_counts(changes)[:, :, None]) != insert  # (B, 1 + NUM_DELETIONS, N)
+    rows = torch.arange(len(maps)).repeat_interleave(deleted.shape[1])
+    return score_without(question, rows, deleted.flatten(0, 1), replacement).unflatten(0, deleted.shape[:2])
+
+
+def greedy(question: Question) -> Tensor:
+    """Return the importance (B, height, width) of parts by a search that sees what each deletion does.
+
+    At each share of `deletion_curve`, the parts are deleted whose deletion alone lowers most what is left by then.
+    """
+    changes = parts_that_change(question, None)
+    counts = part_counts(changes).diff(dim=1)  # (B, NUM_DELETIONS)
+    importance = torch.zeros(changes.shape, dtype=torch.float64)
+    for step in range(NUM_DELETIONS):
+        left = changes & (importance == 0)
+        rows, parts = left.nonzero(as_tuple=True)
+        deleted = (importance > 0)[rows]
+        deleted[torch.arange(len(rows)), parts] = True
+        without = torch.full(changes.shape, torch.inf, dtype=torch.float64)
+        without[rows, parts] = score_without(question, rows, deleted, None).double()
+        ranks = without.argsort(dim=1, stable=True).argsort(dim=1)
+        importance[left & (ranks < counts[:, step, None])] = NUM_DELETIONS - step
+    height, width = (size // UNIT for size in question.batch["image"].shape[-2:])
+    return repeat(importance, "b (h w) -> b (h p) (w q)", h=height, w=width, p=UNIT, q=UNIT)
+
+
+def parts_that_change(question: Question, replacement: Tensor | None) -> Tensor:
+    """Return which parts (B, N) of 4×4 pixels differ from what replaces them."""
+    gap = difference(question) if replacement is None else question.batch["image"] - replacement
+    return F.max_pool2d(gap.abs().amax(dim=1, keepdim=True), UNIT).flatten(1) > 1e-6
+
+
+def part_counts(changes: Tensor) -> Tensor:
+    """Return how many parts are deleted (B, 1 + NUM_DELETIONS) at each share of those (B, N) that change."""
     shares = torch.linspace(0, 1, NUM_DELETIONS + 1, dtype=torch.float64)
-    counts = (shares[None] * filled.sum(dim=1, keepdim=True)).round()  # (B, 1 + NUM_DELETIONS)
-    deleted = (ranks[:, None] < counts[:, :, None]) != insert
-    grid = (image.shape[-2] // UNIT, image.shape[-1] // UNIT)
-    mask = repeat(deleted.unflatten(2, grid), "b k h w -> (b k) 1 (h p) (w q)", p=UNIT, q=UNIT)
-    images = image.repeat_interleave(len(shares), dim=0).masked_fill(mask, question.background)
-    with torch.no_grad():
-        return question.repeated(len(shares)).score(images).unflatten(0, (len(image), len(shares)))
+    return (shares[None] * changes.sum(dim=1, keepdim=True)).round()
+
+
+@torch.no_grad()
+def score_without(question: Question, rows: Tensor, deleted: Tensor, replacement: Tensor | None) -> Tensor:
+    """Return what is explained (n,) of samples `rows` (n,), without the parts that are deleted (n, N)."""
+    height, width = (size // UNIT for size in question.batch["image"].shape[-2:])
+    scores = []
+    for which, parts in zip(rows.split(CHUNK), deleted.split(CHUNK), strict=True):
+        asked = question.of(which)
+        mask = repeat(parts, "n (h w) -> n 1 (h p) (w q)", h=height, w=width, p=UNIT, q=UNIT)
+        image = asked.batch["image"]
+        empty = torch.full_like(image, question.background) if replacement is None else replacement[which]
+        scores.append(asked.score(torch.where(mask, empty, image)))
+    return torch.cat(scores)

@@ -3,8 +3,12 @@
 The better an explanation, the sooner the answer is lost. On digits, the ink itself does well, though it has never seen
 the model: nothing but ink can matter. So each method is compared with the ink, on the same samples, and one that is no
 better explains nothing that the image did not say (controls: Adebayo et al. 2018, https://arxiv.org/abs/1810.03292).
+
+How much there is to find is shown by a search that sees what each deletion does. And as an image with holes is none
+that the model knows, parts are also replaced by those of the mean image, and of another sample.
 """
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchwork.analysis.explanations import CONTROLS, METHODS, Question, ask, deletion_curve
+from patchwork.analysis.explanations import CONTROLS, METHODS, Question, ask, deletion_curve, greedy
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import Estimate, NotApplicableError, Result
 from patchwork.stats.overlap import overlapping_mean_interval
@@ -21,6 +25,8 @@ from patchwork.tasks import Task
 from patchwork.tasks.base import to_unit_range
 
 NUM_SAMPLES, NUM_SHOWN = 32, 4
+NUM_SEARCHED = 16  # samples of which parts are searched for
+REPLACEMENTS = ("mean image", "another sample")
 ZERO_STD = 0.02
 UNTRAINED = ("rollout", "relevance", "gradient")  # methods that are quick enough to be tried there, too
 
@@ -35,14 +41,19 @@ class Faithfulness(Result):
         num_methods: how many of them are methods.
         refused: why other methods do not apply.
         curves: (M, K) mean of what is explained while more and more is deleted, relative to that of the whole images.
-        area: (M, 3) mean area under the curve, with 95 % interval; smaller is better.
+        area: (M, 3) mean area under the curve, with 95 % interval over samples; smaller is better.
         insertion: (M, 3) the same while parts are inserted into an empty image; greater is better. NaN of other
             controls than the ink.
         below_ink: (M, 3) by how much it is smaller than that of the ink on the same samples, with interval.
+        search: (M, 3) mean area as a share of the way from random parts, 0, to those that a search finds, 1, with
+            interval; of the first `n_searched` samples.
+        replaced: (M, R, 3) the area if parts are not deleted, but replaced as in `REPLACEMENTS`; NaN of other controls
+            than ink and random.
         maps: (num_methods, n, height, width) of the samples that are shown.
         images: (n, C, height, width) uint8.
         answers: (n,) which answer of each is explained, from 1 on.
         n: number of samples.
+        n_searched: number of those of the search.
         unit: what they are.
     """
 
@@ -54,10 +65,13 @@ class Faithfulness(Result):
     area: np.ndarray
     insertion: np.ndarray
     below_ink: np.ndarray
+    search: np.ndarray
+    replaced: np.ndarray
     maps: np.ndarray
     images: np.ndarray
     answers: np.ndarray
     n: int
+    n_searched: int
     unit: str
 
     def is_better_than_ink(self, index: int) -> bool:
@@ -65,9 +79,15 @@ class Faithfulness(Result):
         return bool(self.below_ink[index, 1] > 0)
 
     def numbers(self) -> dict[str, Estimate]:
+        tables = {
+            "area of deletion": (self.area, self.n),
+            "share of what a search finds": (self.search, self.n_searched),
+        }
         return {
-            f"area of deletion, {name}": Estimate(value, self.n, self.unit, low, high, "t, over images")
-            for name, (value, low, high) in zip(self.methods, self.area.tolist(), strict=True)
+            f"{title}, {name}": Estimate(value, n, self.unit, low, high, "t, over images")
+            for title, (table, n) in tables.items()
+            for name, (value, low, high) in zip(self.methods, table.tolist(), strict=True)
+            if np.isfinite(value)
         }
 
 
@@ -87,30 +107,68 @@ def analyze(inputs: AnalysisInputs) -> Faithfulness:
     if inputs.untrained is not None:
         other = question._replace(task=randomize_zeros(inputs.untrained))
         maps |= {f"{name}, untrained": METHODS[name](other).detach() for name in maps if name in UNTRAINED}
-    curves = {name: relative(deletion_curve(question, each)) for name, each in maps.items()}
-    areas = {name: each.mean(dim=1).numpy() for name, each in curves.items()}
-    insertion = {
-        name: relative(deletion_curve(question, each, insert=True).flip(1)).mean(dim=1).numpy()
-        for name, each in maps.items()
-        if name in METHODS or name == "ink"
-    }
+    quick = question.in_single_precision()
+    curves = {name: deletion_curve(quick, each).double() for name, each in maps.items()}
+    areas = {name: relative(each).mean(dim=1).numpy() for name, each in curves.items()}
+    searched = quick.of(torch.arange(min(NUM_SEARCHED, len(question.answer))))
+    found = deletion_curve(searched, greedy(searched)).double()
     shown, image_ids = slice(0, NUM_SHOWN), question.batch["image_ids"].numpy()
     return Faithfulness(
         methods=tuple(maps),
         num_methods=num_methods,
         refused=tuple(refused),
-        curves=np.stack([each.mean(dim=0).numpy() for each in curves.values()]),
+        curves=np.stack([relative(each).mean(dim=0).numpy() for each in curves.values()]),
         area=np.array([with_interval(each, image_ids) for each in areas.values()]),
-        insertion=np.array(
-            [with_interval(insertion[name], image_ids) if name in insertion else [np.nan] * 3 for name in maps]
-        ),
+        insertion=np.array([insertion(quick, each, name) for name, each in maps.items()]),
         below_ink=np.array([with_interval(areas["ink"] - each, image_ids) for each in areas.values()]),
+        search=np.array([share_of_way(each, curves["random"], found, image_ids) for each in curves.values()]),
+        replaced=np.array([replaced(quick, each, name) for name, each in maps.items()]),
         maps=np.stack([each[shown].numpy().astype(np.float32) for each in [*maps.values()][:num_methods]]),
         images=(to_unit_range(question.batch["image"][shown]) * 255).round().byte().numpy(),
         answers=question.answer[shown].numpy() + 1,
         n=len(question.answer),
+        n_searched=len(found),
         unit=f"{inputs.split} {inputs.task.samples_name}",
     )
+
+
+def with_interval(values: np.ndarray, image_ids: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean of values (n,) of samples with images (n, K), and its 95 % interval."""
+    return float(values.mean()), *overlapping_mean_interval(values, image_ids)
+
+
+def insertion(question: Question, importance: Tensor, name: str) -> tuple[float, float, float]:
+    """Return the area while parts are inserted, with interval; NaN of other controls than the ink."""
+    if name not in METHODS and name != "ink":
+        return (math.nan,) * 3
+    curve = deletion_curve(question, importance, insert=True).double()
+    return with_interval(relative(curve.flip(1)).mean(dim=1).numpy(), question.batch["image_ids"].numpy())
+
+
+def replaced(question: Question, importance: Tensor, name: str) -> list[tuple[float, float, float]]:
+    """Return the area while parts are replaced, with interval, for each of `REPLACEMENTS`; NaN of most controls."""
+    if name not in (*METHODS, "ink", "random"):
+        return [(math.nan,) * 3] * len(REPLACEMENTS)
+    image, image_ids = question.batch["image"], question.batch["image_ids"].numpy()
+    curves = [
+        deletion_curve(question, importance, replacement=each).double()
+        for each in (image.mean(dim=0, keepdim=True).expand_as(image), image.roll(1, dims=0))
+    ]
+    return [with_interval(relative(curve).mean(dim=1).numpy(), image_ids) for curve in curves]
+
+
+def share_of_way(curve: Tensor, random: Tensor, found: Tensor, image_ids: np.ndarray) -> tuple[float, float, float]:
+    """Return how far curves (n, K) are on the way from random ones, 0, to those of a search, 1, with 95 % interval.
+
+    It is the ratio of two means over samples, whose interval is that of its linear part; NaN if there is no way.
+    """
+    area, start, end = (each[: len(found)].mean(dim=1).numpy() for each in (curve, random, found))
+    way = start - end
+    if way.mean() <= 1e-9:
+        return (math.nan,) * 3
+    share = float((start - area).mean() / way.mean())
+    linear = share + (start - area - share * way) / way.mean()
+    return share, *overlapping_mean_interval(linear, image_ids[: len(found)])
 
 
 def randomize_zeros(task: Task) -> Task:
@@ -134,11 +192,6 @@ def explain(question: Question) -> tuple[dict[str, Tensor], list[str]]:
         except NotApplicableError as error:
             refused.append(f"{name}: {error}")
     return maps, refused
-
-
-def with_interval(values: np.ndarray, image_ids: np.ndarray) -> list[float]:
-    """Return the mean of values (B,) of samples with images (B, K), and its 95 % interval."""
-    return [float(values.mean()), *overlapping_mean_interval(values, image_ids)]
 
 
 def relative(curve: Tensor) -> Tensor:

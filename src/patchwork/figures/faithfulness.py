@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchwork.analysis.faithfulness import REPLACEMENTS
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.figures.style import GRID, MUTED, PALETTE, SMALL, TEXT
 from patchwork.figures.svg import figure_svg
@@ -28,7 +29,9 @@ def render(result: Faithfulness) -> Rendered:
         "What each answer comes from, according to several methods: orange speaks for it, blue against it, each method "
         f"on its own scale. Beneath: how fast the answer is lost when 4×4 pixels are deleted in that order, for "
         f"{result.n} {result.unit}, with 95 % intervals. A method that is no better than the ink, which "
-        "never saw the model, is gray."
+        "never saw the model, is gray. In the table: how far each is on the way from random parts to those found by a "
+        f"search that sees what each deletion does, of {result.n_searched} of them; and the area if parts are replaced "
+        "by those of the mean image or of another sample."
     )
     svg = figure_svg(plot(result), result.name, caption)
     refused = "".join(f'<p class="muted">{escape(text)}</p>' for text in result.refused)
@@ -84,27 +87,29 @@ def map_svg(values: np.ndarray, sample: int, is_better: bool, description: str) 
 
 
 def scores_table(result: Faithfulness) -> str:
-    """Return the areas under the curves, and how much smaller than that of the ink they are."""
-    rows = [
-        [
-            name if index < result.num_methods else f"{name} (control)",
-            f"{area:.3f} ({low:.3f} – {high:.3f})",
-            "" if name == "ink" else "{:+.3f} ({:+.3f} – {:+.3f})".format(*result.below_ink[index]),
-            "{:.3f} ({:.3f} – {:.3f})".format(*result.insertion[index])
-            if np.isfinite(result.insertion[index, 0])
-            else "",
-        ]
-        for index, (name, (area, low, high)) in enumerate(zip(result.methods, result.area, strict=True))
+    """Return the areas under the curves, how much smaller than that of the ink they are, and how near to a search."""
+    rows = []
+    for index, name in enumerate(result.methods):
+        below_ink = "" if name == "ink" else interval(result.below_ink[index], "+.3f")
+        areas = [result.area[index], *result.replaced[index], result.insertion[index]]
+        area, *others = (interval(each, ".3f") for each in areas)
+        title = name if index < result.num_methods else f"{name} (control)"
+        rows.append([title, area, below_ink, interval(result.search[index], ".0%"), *others])
+    header = [
+        "method",
+        "area of deletion (less is better)",
+        "less than that of ink by",
+        "from random (0 %) to a search (100 %)",
+        *(f"area, parts of {each} (less is better)" for each in REPLACEMENTS),
+        "area of insertion (more is better)",
     ]
-    return html_table(
-        [
-            "method",
-            "area of deletion (less is better)",
-            "less than that of ink by",
-            "area of insertion (more is better)",
-        ],
-        rows,
-    )
+    return html_table(header, rows)
+
+
+def interval(values: np.ndarray, spec: str) -> str:
+    """Return a value with the ends of its interval, (3,); nothing if it is NaN."""
+    value, low, high = (format(each, spec) for each in values.tolist())
+    return f"{value} ({low} – {high})" if np.isfinite(values[0]) else ""
 
 
 def plot(result: Faithfulness) -> Figure:
