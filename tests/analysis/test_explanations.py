@@ -168,8 +168,9 @@ def test_search_finds_what_matters_and_parts_are_replaced() -> None:
     exact, found = deletion_curve(question, gradient(question)), deletion_curve(question, greedy(question))
     torch.testing.assert_close(found, exact)  # of a linear network, whose parts do not depend on each other
     random = deletion_curve(question, CONTROLS["random"](question))
-    assert share_of_way(exact, random, found) == pytest.approx((1, 1, 1))
-    assert share_of_way(random, random, found) == pytest.approx((0, 0, 0))
+    ids = np.arange(len(exact))[:, None]
+    assert share_of_way(exact, random, found, ids) == pytest.approx((1, 1, 1))
+    assert share_of_way(random, random, found, ids) == pytest.approx((0, 0, 0))
     other = question.batch["image"].roll(1, dims=0)
     replaced = deletion_curve(question, gradient(question), replacement=other)
     torch.testing.assert_close(replaced[:, -1], question.score(other))
