@@ -209,7 +209,7 @@ def test_sequences_are_refused() -> None:
 
 def test_a_planted_mark_is_read_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """By exchange, the network is shown to read the mark alone; integrated gradients point there, controls do not."""
-    monkeypatch.setattr(planted, "MAX_STEPS", 250)
+    monkeypatch.setattr(planted, "STEPS", (250,))
     data, task = build_small(VIT)
     inputs = AnalysisInputs.from_task(task, data, split="val")
     before = [parameter.clone() for parameter in task.parameters()]

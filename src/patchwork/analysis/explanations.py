@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from patchwork.analysis.attention import is_cross_attention
 from patchwork.analysis.inputs import logit_difference, require_answers, top_two
-from patchwork.analysis.places import find_places
+from patchwork.analysis.places import field_weights, find_patch_embed, find_places
 from patchwork.analysis.result import NotApplicableError
 from patchwork.data import Batch
 from patchwork.models.interventions import intervene, point_names
@@ -220,12 +220,15 @@ def pool_cells(question: Question, image: Tensor, cells: int) -> Tensor:
 
 
 def to_pixels(question: Question, tokens: Tensor) -> Tensor:
-    """Spread a value of each patch (B, N) evenly over its pixels (B, height, width)."""
+    """Spread the value of each patch (B, N) over the pixels that it sees (B, height, width), that of a cell evenly."""
     height, width = question.batch["image"].shape[-2:]
     cells = (int(getattr(question.task.model, "rows", 1)), int(getattr(question.task.model, "cols", 1)))
     places = find_places(question.task.model, tokens.shape[1], cells=cells if cells != (1, 1) else None)
     if places.kind == "tokens":
         raise NotApplicableError("the network's tokens have no place in the image")
+    embed = find_patch_embed(question.task.model)
+    if places.kind == "patches" and embed is not None:
+        return torch.einsum("bn,nhw->bhw", tokens, field_weights(embed).to(tokens.dtype))
     grid = tokens.unflatten(1, (places.rows, places.cols))[:, None]
     area = (height // places.rows) * (width // places.cols)
     return F.interpolate(grid, size=(height, width), mode="nearest")[:, 0] / area

@@ -64,16 +64,50 @@ def receptive_fields(embed: PatchEmbed) -> Tensor:
     return torch.tensor([[*vertical[row], *horizontal[col]] for row in range(rows) for col in range(cols)])
 
 
+def field_weights(embed: PatchEmbed) -> Tensor:
+    """Return how much of what reaches each patch token comes from each pixel: (N, height, width), which add up to 1.
+
+    It is the share of the paths through the stem that begin at the pixel: most in the middle of the field, as its edge
+    reaches a token in few ways (Luo et al. 2016, https://arxiv.org/abs/1701.04128).
+    """
+    (height, width), (rows, cols) = embed.image_size, embed.grid
+    vertical, horizontal = axis_weights(embed, rows, height), axis_weights(embed, cols, width)
+    return torch.einsum("rh,cw->rchw", vertical, horizontal).flatten(0, 1)
+
+
+def axis_weights(embed: PatchEmbed, count: int, size: int) -> Tensor:
+    """Return the shares (count, size) of the pixels along an axis in each patch."""
+    weights = torch.eye(count, dtype=torch.float64)
+    layers = [window for layer in [*embed.stem, embed.proj] if (window := axis_window(layer)) is not None]
+    sizes = [size]
+    for kernel, stride, padding in layers[:-1]:
+        sizes.append((sizes[-1] + 2 * padding - kernel) // stride + 1)
+    for (kernel, stride, padding), length in zip(reversed(layers), reversed(sizes), strict=True):
+        start = torch.arange(weights.shape[1])[:, None] * stride - padding + torch.arange(kernel)  # (outputs, kernel)
+        inside = (start >= 0) & (start < length)
+        spread = torch.zeros(weights.shape[1], length, dtype=torch.float64)
+        spread.scatter_add_(1, start.clamp(0, length - 1), inside.double())
+        weights = weights @ spread
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def axis_window(layer: nn.Module) -> tuple[int, int, int] | None:
+    """Return kernel, stride and padding along an axis of a layer that mixes pixels; None of any other."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    if isinstance(layer, nn.MaxPool2d):
+        return int(layer.kernel_size), int(layer.stride), 0  # type: ignore[arg-type]
+    return None
+
+
 def axis_field(embed: PatchEmbed, index: int, size: int) -> tuple[int, int]:
     """Return the first pixel along an axis that a patch depends on, and the one after the last."""
     first = last = index
     for layer in [embed.proj, *reversed([*embed.stem])]:
-        if isinstance(layer, nn.Conv2d):
-            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-        elif isinstance(layer, nn.MaxPool2d):
-            kernel, stride, padding = int(layer.kernel_size), int(layer.stride), 0  # type: ignore[arg-type]
-        else:
+        window = axis_window(layer)
+        if window is None:
             continue
+        kernel, stride, padding = window
         first, last = first * stride - padding, last * stride - padding + kernel - 1
     return max(first, 0), min(last + 1, size)
 
