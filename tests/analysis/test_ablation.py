@@ -122,3 +122,16 @@ def test_cached_patches_change_no_answer() -> None:
         assert all(torch.equal(inputs.task(batch), expected) for _ in range(2))
     other = {**batch, "image": batch["image"].flip(0)}
     assert torch.equal(inputs.task(other), expected.flip(0))
+
+
+def test_the_sentence_is_about_accuracy_or_there_is_none() -> None:
+    """The part that costs most loss need not cost most answers."""
+    drop, loss = np.zeros((2, 3, 3)), np.zeros((2, 3, 3))
+    loss[0], drop[1] = 5.0, 0.25
+    result = Ablation(("loss", "answers"), 1.0, drop, loss, (), np.zeros((0, 0)), 8, "test digits")
+    (claim,) = render(result).claims
+    assert claim.text.startswith(
+        "Without answers, replaced by its mean over samples, its accuracy falls by 25.0 points"
+    )
+    nothing = Ablation(("loss", "answers"), 1.0, np.zeros((2, 3, 3)), loss, (), np.zeros((0, 0)), 8, "test digits")
+    assert render(nothing).claims == ()

@@ -36,7 +36,7 @@ def test_planted_errors_are_in_their_cells_and_nowhere_else() -> None:
     numbers = result.numbers()
     assert numbers["accuracy, class"].value == 193 / 200
     assert numbers["4 taken for 9"].low < 0.35 < numbers["4 taken for 9"].high
-    assert "takes 4 for 9: 7 of 20 (35.00%" in render(result).claims[0].text
+    assert "takes 4 for 9: in 7 of 20 test images (35.00%" in render(result).claims[0].text
 
 
 def test_a_class_that_does_not_occur_keeps_its_row_and_column() -> None:
@@ -65,6 +65,9 @@ def test_cells_of_a_grid_and_the_end_of_a_sequence_are_apart() -> None:
     assert [int(cell.counts[:, -1].sum()) for cell in cells] == [0, 1, 1, 1]
     assert sum(cell.counts for cell in cells).tolist() == everything.counts.tolist()
     assert result.unit == "test cells"
+    html = render(result).html
+    assert ">end<" in html
+    assert ">begin<" not in html  # which is never predicted
 
 
 def test_examples_show_the_cell_that_was_confused() -> None:
@@ -92,6 +95,23 @@ def test_every_kind_of_classes_is_counted() -> None:
     assert matrix.counts.tolist() == [[1, 0], [1, 1]]
     with pytest.raises(NotApplicableError):
         analyzed(["task=sum", "dataset=uci"], anchor, anchor)
+
+
+def test_combinations_that_were_held_out_are_counted_apart() -> None:
+    data, task = build_small(["task=icons", "data.holdout=combinations"])
+    batch = data.make_batch("test", (0, 0), slice(None))
+    target = task.target(batch)
+    prediction = torch.where(batch["held_out"], 0, target)
+    result = analyze(
+        AnalysisInputs.from_task(task, data, predictions={"test": planted_predictions(target, prediction)})
+    )
+    seen, held = (
+        next(m for m in result.matrices() if m.name == f"verb, {name}") for name in ("seen in training", "held out")
+    )
+    assert seen.counts.sum() == (~batch["held_out"]).sum() > 0
+    assert held.counts.sum() == batch["held_out"].sum() > 0
+    assert seen.counts.trace() == seen.counts.sum()
+    assert held.counts.trace() < held.counts.sum()
 
 
 def test_accuracy_is_that_of_the_run(finished_run: Path, tmp_path: Path) -> None:

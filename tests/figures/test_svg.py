@@ -32,6 +32,16 @@ def test_svg_is_the_same_bytes_with_the_colors_of_the_page_and_unique_ids() -> N
     assert {link.removeprefix("#") for link in links if link} <= ids[0]
 
 
+def test_text_of_a_figure_and_its_description_stay_as_they_are() -> None:
+    figure = Figure(figsize=(3, 2))
+    text = f'run\\1 {TEXT} "#a" url(#b) font: 3px x'
+    figure.add_subplot().set_title(text, parse_math=False)
+    svg = figure_svg(figure, "one", r"C:\runs\g<1>")
+    root = ElementTree.fromstring(svg)
+    assert root.get("aria-label") == r"C:\runs\g<1>"
+    assert text in [element.text for element in root.iter() if element.tag.endswith("text")]
+
+
 def test_table_escapes_its_texts() -> None:
     table = html_table(["<a>", "b"], [["<script>", "&"]])
     assert "<script>" not in table

@@ -26,7 +26,7 @@ def inputs() -> AnalysisInputs:
 
 def page(tmp_path: Path, inputs: AnalysisInputs, manifest: dict[str, Any]) -> str:
     description = RunDescription(tmp_path, "classify", "vit", {}, "seed: 0\n", manifest)
-    return write_page(description, inputs, CONFUSION).read_text()
+    return write_page(description, inputs, CONFUSION).path.read_text()
 
 
 def test_a_figure_that_fails_costs_no_other(

@@ -32,7 +32,7 @@ def make_page(text: str = "plain") -> bytes:
     figure = Rendered("<table></table>", f"caption {text}", "<table id='t'></table>", claims)
     sections = [
         PageSection("one", f"One {text}", figure, f"patchwork report run={text}"),
-        PageSection("two", "Two", f"Not shown: {text}."),
+        PageSection("two", "Two", text),
     ]
     return page_html(f"title {text}", f"subtitle {text}", sections)
 
@@ -61,6 +61,12 @@ def test_hostile_texts_are_text() -> None:
     assert hostile.text.count(HOSTILE) == plain.text.count("plain")
 
 
+def test_what_is_not_shown_is_listed_once_at_the_end() -> None:
+    parsed = Parsed(make_page("it does not apply"))
+    assert "Two: it does not apply" in parsed.text
+    assert [a["id"] for tag, a in parsed.tags if tag == "section"] == ["one", "left-out"]
+
+
 def test_page_begins_with_the_claims_of_the_smallest_rank() -> None:
     text = Parsed(make_page()).text
     found = re.findall(r"claim (\d)", text)
@@ -73,5 +79,5 @@ def test_every_link_leads_to_an_element() -> None:
     parsed = Parsed(make_page())
     ids = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
     links = [(attributes["href"] or "")[1:] for tag, attributes in parsed.tags if tag == "a"]
-    assert {"one", "one-numbers", "one-command", "two"} <= {*links}
+    assert {"one", "one-numbers", "one-command", "left-out"} <= {*links}
     assert {*links} <= ids

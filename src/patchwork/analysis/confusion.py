@@ -1,6 +1,6 @@
 """What is confused with what: counts of predictions against targets, and the largest confusions with examples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -100,7 +100,7 @@ class Confusion(Result):
         numbers = {}
         for matrix, (low, high) in zip(self.matrices(), self.accuracy_intervals.tolist(), strict=True):
             n, right = int(matrix.counts.sum()), int(np.trace(matrix.counts))
-            numbers[f"accuracy, {matrix.name}"] = Estimate(right / n, n, self.unit, low, high, INTERVAL)
+            numbers[f"accuracy, {matrix.name}"] = Estimate(right / max(n, 1), n, self.unit, low, high, INTERVAL)
         for pair in self.largest()[:1]:
             name = f"{pair.target} taken for {pair.prediction}"
             share = pair.errors / pair.total
@@ -114,9 +114,12 @@ def analyze(inputs: AnalysisInputs) -> Confusion:
     Raises:
         NotApplicableError: if the answers of the task are not classes.
     """
-    answers = inputs.task.class_answers(inputs.saved_predictions())
+    predictions = inputs.saved_predictions()
+    answers = inputs.task.class_answers(predictions)
     if not answers:
         raise NotApplicableError("answers that are numbers or images cannot be confused like classes")
+    for group, members in inputs.task.sample_groups(predictions).items():
+        answers |= {f"{name}, {group}": select(each, members) for name, each in answers.items() if "," not in name}
     matrices = {name: count(each) for name, each in answers.items()}
     first = next(iter(answers.values()))
     pairs = largest_confusions(matrices[next(iter(matrices))])
@@ -133,6 +136,19 @@ def analyze(inputs: AnalysisInputs) -> Confusion:
         if len(pairs)
         else np.zeros((0, NUM_EXAMPLES, 1, 1, 1), np.uint8),
         unit=f"{inputs.split} {'cells' if len(answers) > 1 and first.others else inputs.task.samples_name}",
+    )
+
+
+def select(answers: ClassAnswers, members: Tensor) -> ClassAnswers:
+    """Return the answers about some samples (B,)."""
+    rows = members[answers.sample]
+    return replace(
+        answers,
+        target=answers.target[rows],
+        prediction=answers.prediction[rows],
+        sample=answers.sample[rows],
+        cell=answers.cell[rows],
+        image_id=answers.image_id[rows],
     )
 
 

@@ -150,7 +150,7 @@ def analyze(inputs: AnalysisInputs) -> Embeddings:
         dimensions=np.array([values.shape[1] for values in reduced.values()]),
         thumbnails=make_thumbnails(inputs.task, samples),
         notes=() if find_spec("umap") else ("for a map by UMAP as well: pip install 'patchwork[umap]'",),
-        unit=f"classes in {inputs.split} {inputs.task.samples_name}",
+        unit=f"{kind}s in {inputs.split} {inputs.task.samples_name}",
     )
 
 

@@ -114,7 +114,7 @@ def analyze(inputs: AnalysisInputs) -> Probes:
         chance=np.array([majority(labels[name], asked[name]) for name in variables]),
         n_fitted=len(fit.answers.target),
         n=len(test.answers.target),
-        unit=f"classes in test {inputs.task.samples_name}",
+        unit=f"{variables[0]}s in test {inputs.task.samples_name}",
     )
 
 

@@ -54,8 +54,14 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
 
         audit = audit_section(str(loaded.run_dir), loaded.task, loaded.data)
         description = replace(description, extra=(audit,))
-    path = write_page(description, inputs, chosen)
+    path, left_out = write_page(description, inputs, chosen)
     print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
+    if figures == "all" and left_out:
+        print(f"not shown: {', '.join(left_out)}; the end of the page says why")
+    elif figures not in ("all", "none"):
+        for name, reason in left_out.items():
+            print(f"not shown: {name}: {reason}")
+        print("the page has these figures alone: figures=all writes it with every one")
 
 
 def choose_figures(figures: str | list[str]) -> "tuple[list[Section], bool]":

@@ -20,16 +20,18 @@ def render(result: Ablation) -> Rendered:
     """Render the effects, the most needed part first."""
     caption = (
         f"Accuracy lost and loss gained when a part is replaced by its mean, over {result.n} {result.unit}, with 95 % "
-        "intervals over samples; what another sample's activation or zero would cost is beside it. An effect is a "
-        "lower bound, as other parts may step in."
+        "intervals; what another sample's activation or zero would cost is beside it, and the most of pairs of heads. "
+        "An effect is a lower bound, as other parts may step in; one of 0 without an interval changed no answer."
     )
     html = f'<div class="columns"><div>{effects_table(result)}</div><div>{pairs_table(result)}</div></div>'
     return Rendered(html, caption, claims=claims(result))
 
 
 def claims(result: Ablation) -> tuple[Claim, ...]:
-    """Return the sentence about the most needed part."""
-    index = result.order[0]
+    """Return the sentence about the part that costs most accuracy; none if no part costs any."""
+    index = int(result.accuracy_drop[:, 0, 0].argmax())
+    if result.accuracy_drop[index, 0, 0] <= 0:
+        return ()
     value, low, high = 100 * result.accuracy_drop[index, 0]
     text = (
         f"Without {result.parts[index]}, replaced by its mean over samples, its accuracy falls by {value:.1f} points "
@@ -49,12 +51,17 @@ def effects_table(result: Ablation) -> str:
         bar = f'<span style="display:inline-block;background:var(--c0);height:.7em;width:{width:.2f}em"></span>'
         rows.append(
             f'<tr><th scope="row">{escape(result.parts[index])}</th><td style="text-align:left">{bar}</td>'
-            f'<td>{value:.2f} <span class="muted">({low:.2f} – {high:.2f})</span></td><td>{loss + 0:.3f}</td>'
+            f'<td>{value:.2f} <span class="muted">{between(low, high)}</span></td><td>{loss + 0:.3f}</td>'
             f"<td>{drop[1, 0]:.2f}</td><td>{drop[2, 0]:.2f}</td></tr>"
         )
     header = "<th scope='col'>left out</th><td></td><th scope='col'>points lost</th><th scope='col'>loss</th>"
     header += "<th scope='col'>resampled</th><th scope='col'>zero</th>"
     return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def between(low: float, high: float) -> str:
+    """Return an interval in brackets; nothing if it has no width, as of effects that are all the same."""
+    return "" if low == high else f"({low:.2f} – {high:.2f})"
 
 
 def pairs_table(result: Ablation) -> str:

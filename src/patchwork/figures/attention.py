@@ -29,8 +29,9 @@ def render(result: AttentionMaps) -> Rendered:
     caption = (
         f"Attention of all layers and heads for {len(result.images)} {result.unit}; numbers are means over {result.n}. "
         "Maps are of the query that answers: the class token, the digit that is written, or the mean of all patches; "
-        "small matrices have all queries as rows. The opacity is the square root of the weight, on one scale. Beneath "
-        "each head: its effective number of keys, exp of the entropy, of all there are; equal weights would have them "
+        f"small matrices have all queries as rows, and at most {MAX_QUERIES} queries have a map. The opacity is the "
+        "square root of the weight, on one scale. Beneath each head: its effective number of keys, exp of the entropy, "
+        "of all there are; equal weights would have them "
         f"all. {describe_fields(result)}Where a head looks is not yet what it takes: the maps of what it moves weigh "
         "each key by the length of its value after the output projection."
     )

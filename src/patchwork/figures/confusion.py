@@ -39,7 +39,7 @@ def claims(result: Confusion) -> tuple[Claim, ...]:
     pair = largest[0]
     low, high = pair.interval
     text = (
-        f"It most often takes {pair.target} for {pair.prediction}: {pair.errors} of {pair.total:,} "
+        f"It most often takes {pair.target} for {pair.prediction}: in {pair.errors} of {pair.total:,} {result.unit} "
         f"({pair.errors / pair.total:.2%}, 95 % interval {low:.2%} to {high:.2%})."
     )
     return (Claim(text, (f"{pair.target} taken for {pair.prediction}",), rank=30),)
@@ -51,19 +51,22 @@ def describe_errors(matrix: Matrix) -> str:
 
 
 def matrix_table(matrix: Matrix) -> str:
-    """Return a matrix as an HTML table; a class that does not occur has an empty row."""
+    """Return a matrix as an HTML table; a class that does not occur has an empty row.
+
+    Predictions that are no class, as the end of a sequence, have a column if they occur.
+    """
     totals = matrix.counts.sum(axis=1)
     shares = matrix.counts / totals.clip(min=1)[:, None]
     off_diagonal = [
         shares[row, col] for row in range(len(matrix.rows)) for col in range(len(matrix.cols)) if row != col
     ]
     largest = max(off_diagonal, default=0.0)
-    head = "".join(f'<th scope="col">{escape(label)}</th>' for label in matrix.cols)
+    shown = [col for col in range(len(matrix.cols)) if col < len(matrix.rows) or matrix.counts[:, col].any()]
+    head = "".join(f'<th scope="col">{escape(matrix.cols[col])}</th>' for col in shown)
     rows = []
     for row, label in enumerate(matrix.rows):
         cells = [
-            cell_html(int(matrix.counts[row, col]), shares[row, col], largest, is_error=row != col)
-            for col in range(len(matrix.cols))
+            cell_html(int(matrix.counts[row, col]), shares[row, col], largest, is_error=row != col) for col in shown
         ]
         note = "" if totals[row] else "none"
         rows.append(f'<tr><th scope="row">{escape(label)}</th>{"".join(cells)}<td class="muted">{note}</td></tr>')

@@ -136,7 +136,7 @@ def plot_metrics(figure: Figure, metrics: dict[str, Series], best: Best | None) 
     axes = figure.add_axes((METRICS_LEFT, BOTTOM, right - METRICS_LEFT, TOP - BOTTOM))
     values = concatenate(series.value for series in metrics.values())
     percent = len(values) > 0 and values.min() >= 0 and values.max() <= 1
-    style_axes(axes, "Validation", "accuracy (%)" if percent else "value", 100 if percent else 1)
+    style_axes(axes, "Validation", axis_name([*metrics], percent=percent), 100 if percent else 1)
 
     # Several validations within an epoch would lie on top of each other: plot them over steps.
     by_step = any(len(set(series.epoch)) < len(series.epoch) for series in metrics.values())
@@ -151,13 +151,19 @@ def plot_metrics(figure: Figure, metrics: dict[str, Series], best: Best | None) 
         value = f"{100 * best.value:.2f} %" if percent else f"{best.value:.4g}"
         mark_best(axes, best.step if by_step else best.epoch, best, f"{display_name(best.name)} {value}", RIGHT)
     if not len(values):
-        write_notice(axes, "no accuracy was measured")
+        write_notice(axes, "no metric was measured")
     if percent:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1 + 0.04 * (1 - low)))
     set_x_limits(axes, concatenate(x_values))
     label_lines(figure, axes, labels)
     axes.set_xlabel("step" if by_step else "epoch", fontsize=NORMAL, color=TEXT)
+
+
+def axis_name(names: list[str], *, percent: bool) -> str:
+    """Return the label of the axis of metrics: what they all are, or that they are values."""
+    what = "accuracy" if names and all(name.endswith("accuracy") for name in names) else "value"
+    return f"{what} (%)" if percent else what
 
 
 def mark_best(axes: Axes, x: float, best: Best, description: str, right: float) -> None:

@@ -128,7 +128,7 @@ def scatter(
     label = f"Map, {description}. Arrow keys go from point to point."
     view = f'viewBox="0 0 {SIZE} {SIZE}"'
     return (
-        f'<svg class="map" tabindex="0" role="img" aria-label="{escape(label)}" {view}>'
+        f'<svg class="map" tabindex="0" role="application" aria-label="{escape(label)}" {view}>'
         f"{''.join(paths)}{''.join(names)}</svg>"
     )
 

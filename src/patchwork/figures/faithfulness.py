@@ -28,10 +28,10 @@ def render(result: Faithfulness) -> Rendered:
     caption = (
         "What each answer comes from, according to several methods: orange speaks for it, blue against it, each method "
         f"on its own scale. Beneath: how fast the answer is lost when 4×4 pixels are deleted in that order, for "
-        f"{result.n} {result.unit}, with 95 % intervals. A method that is no better than the ink, which "
-        "never saw the model, is gray. In the table: how far each is on the way from random parts to those found by a "
-        f"search that sees what each deletion does, of {result.n_searched} of them; and the area if parts are replaced "
-        "by those of the mean image or of another sample."
+        f"{result.n} {result.unit}, with 95 % intervals. A method whose maps are no better than the ink, which never "
+        "saw the model, has them in gray; controls have gray curves. In the table: how far each is on the way from "
+        f"random parts to those found by a search that sees what each deletion does, of {result.n_searched} of them; "
+        "and the area if parts are replaced by those of the mean image or of another sample."
     )
     svg = figure_svg(plot(result), result.name, caption)
     refused = "".join(f'<p class="muted">{escape(text)}</p>' for text in result.refused)

@@ -41,8 +41,8 @@ def claims(result: Generation) -> tuple[Claim, ...]:
     place = int(result.bits.mean(axis=0).argmax())
     row, col = divmod(place, result.grid_size)
     text = (
-        f"A test image takes {total.mean():.1f} bits; the patch in row {row + 1}, column {col + 1} takes most of them, "
-        f"{result.bits.mean(axis=0)[place]:.1f}."
+        f"A test image takes {total.mean():.1f} bits on average, and no patch more of them than that in row {row + 1}, "
+        f"column {col + 1}: {result.bits.mean(axis=0)[place]:.1f}."
     )
     found = [Claim(text, ("bits of an image",), rank=30)]
     if result.class_bits.size:
@@ -50,7 +50,8 @@ def claims(result: Generation) -> tuple[Claim, ...]:
         low, high = wilson(right, n)
         text = (
             f"Asked which class makes an image least surprising, it names the right one in {right / n:.1%} of cases "
-            f"(95 % interval {low:.1%} to {high:.1%}); knowing the class saves {result.saved.sum():.1f} bits an image."
+            f"(95 % interval {low:.1%} to {high:.1%}); knowing the class saves {result.saved.sum():.1f} bits an image "
+            "against not knowing it."
         )
         found.append(Claim(text, ("classified by likelihood", "bits that the class saves"), rank=35))
     return tuple(found)

@@ -39,16 +39,21 @@ def figure_svg(figure: Figure, name: str, description: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].rstrip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for color, variable in COLOR_VARIABLES.items():
-        svg = re.sub(color, f"var(--{variable})", svg, flags=re.IGNORECASE)
-    svg = re.sub(r"font: (\d+\.?\d*)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)  # ids are unique in a page
+    svg = re.sub(r"<[^>]*>", lambda match: style_tag(match[0], name), svg)
     width, height = svg_size(svg)
     opening = (
         f'<svg role="img" aria-label="{escape(description)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width: {width:g}pt" xmlns:xlink="http://www.w3.org/1999/xlink">'
     )
-    return re.sub(r"<svg[^>]*>", opening, svg, count=1)
+    return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
+
+
+def style_tag(tag: str, name: str) -> str:
+    """Return a tag with CSS variables for colors, the page's font, and ids that are unique in the page."""
+    for color, variable in COLOR_VARIABLES.items():
+        tag = re.sub(color, f"var(--{variable})", tag, flags=re.IGNORECASE)
+    tag = re.sub(r"font: (\d+\.?\d*)px [^;\"]*", r"font-size: \1px; font-family: inherit", tag)
+    return re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", tag)
 
 
 def svg_size(svg: str) -> tuple[float, float]:

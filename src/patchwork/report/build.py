@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from patchwork.analysis.inputs import AnalysisInputs
 from patchwork.analysis.result import NotApplicableError
@@ -56,7 +56,14 @@ class RunDescription:
     extra: Sequence[PageSection] = field(default_factory=tuple)
 
 
-def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Section]) -> Path:
+class Page(NamedTuple):
+    """A page that was written: its path, and why figures are left out, by their name."""
+
+    path: Path
+    left_out: dict[str, str]
+
+
+def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Section]) -> Page:
     """Analyze a run, save the results, and write its page.
 
     Args:
@@ -65,7 +72,7 @@ def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Sec
         chosen: the figures to make.
 
     Returns:
-        The path of the page.
+        The page.
 
     Raises:
         ResourceError: if a file cannot be written.
@@ -85,7 +92,7 @@ def write_page(run: RunDescription, inputs: AnalysisInputs, chosen: Sequence[Sec
     started = run.manifest.get("started")
     subtitle = f"{run.run_dir}, started {started[:16]}" if started else str(run.run_dir)
     write_bytes(path, page_html(title, subtitle, sections))
-    return path
+    return Page(path, {each.name: each.content for each in figures if isinstance(each.content, str)})
 
 
 def figure_section(section: Section, run: RunDescription, inputs: AnalysisInputs) -> PageSection:
@@ -103,13 +110,13 @@ def figure_section(section: Section, run: RunDescription, inputs: AnalysisInputs
         result.save(run.run_dir / RESULTS_DIR)
         return PageSection(section.name, section.title, drawing.render(result), command)
     except NotApplicableError as error:
-        return PageSection(section.name, section.title, f"Not shown: {error}.")
+        return PageSection(section.name, section.title, str(error))
     except PatchworkError:
         raise
     except Exception as error:  # a figure that fails, as on a model that nobody has tried, costs no other
         reason = f"{type(error).__name__}: {one_line(error)}"
         warn(f"figure {section.name} failed, and is left out: {reason}")
-        return PageSection(section.name, section.title, f"Not shown, as it failed: {reason}.")
+        return PageSection(section.name, section.title, f"it failed: {reason}")
 
 
 # --- what is not the result of an analysis --------------------------------------------------------------------------
@@ -224,10 +231,9 @@ def environment_section(manifest: Mapping[str, Any]) -> PageSection:
     return PageSection("environment", "Environment", Rendered(html_table(["", "value"], rows), ""))
 
 
-def write_short_page(run: RunDescription, inputs: AnalysisInputs) -> Path | None:
+def write_short_page(run: RunDescription, inputs: AnalysisInputs) -> None:
     """Write the page that a training ends with; an error of it is a warning, so that it loses no run."""
     try:
-        return write_page(run, inputs, [section for section in SECTIONS if section.short])
+        write_page(run, inputs, [section for section in SECTIONS if section.short])
     except Exception as error:  # whatever it is, the run itself is finished
         warn(f"{run.run_dir / PAGE_FILE} was not written: {type(error).__name__}: {error}")
-        return None

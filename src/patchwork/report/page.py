@@ -22,7 +22,7 @@ class PageSection:
     Attributes:
         name: its anchor.
         title: its heading, plain text.
-        content: the figure, or one line of plain text that says why there is none.
+        content: the figure, or plain text without a period that says why there is none: these are listed at the end.
         command: the command line that makes it again; empty if there is none.
     """
 
@@ -46,8 +46,10 @@ def page_html(title: str, subtitle: str, sections: Sequence[PageSection]) -> byt
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    links = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in sections)
-    body = "".join(section_html(each) for each in sections)
+    shown = [each for each in sections if isinstance(each.content, Rendered)]
+    shown += left_out_section([each for each in sections if isinstance(each.content, str)])
+    links = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in shown)
+    body = "".join(section_html(each) for each in shown)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -59,6 +61,14 @@ def page_html(title: str, subtitle: str, sections: Sequence[PageSection]) -> byt
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n{body}</main>\n'
         f"<script>{script}</script>\n</body>\n</html>\n"
     ).encode()
+
+
+def left_out_section(sections: Sequence[PageSection]) -> list[PageSection]:
+    """Return a section that lists why others have no figure, if there are such."""
+    if not sections:
+        return []
+    items = "".join(f"<li>{escape(each.title)}: {escape(str(each.content))}</li>" for each in sections)
+    return [PageSection("left-out", "Not shown", Rendered(f"<ul>{items}</ul>", ""))]
 
 
 def read_asset(name: str) -> str:
@@ -90,9 +100,8 @@ def numbers_link(section: PageSection) -> str:
 def section_html(section: PageSection) -> str:
     """Return a section with its figure, caption, numbers and command."""
     opening = f'<section id="{section.name}"><h2>{escape(section.title)}</h2>'
-    if isinstance(section.content, str):
-        return f'{opening}<p class="muted">{escape(section.content)}</p></section>\n'
     figure = section.content
+    assert isinstance(figure, Rendered)
     parts = [f"{opening}<figure>{figure.html}"]
     parts.append(f"<figcaption>{escape(figure.caption)}</figcaption></figure>" if figure.caption else "</figure>")
     if figure.table:

@@ -173,6 +173,11 @@ def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
         DataError: if there are none, or they belong to another model.
     """
     path = best_checkpoint(run_dir)
+    if not path.exists() and not backup_path(path).exists():
+        raise DataError(
+            f"{run_dir} has no weights: its training has saved none yet, or was ended before it did; "
+            "`patchwork runs` lists the runs that have finished"
+        )
     checkpoint = read_latest(path)
     load_weights(task, checkpoint, path)
     return checkpoint

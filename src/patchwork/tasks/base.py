@@ -196,6 +196,14 @@ class Task(pl.LightningModule):
         """
         return {}
 
+    def sample_groups(self, predictions: Predictions) -> dict[str, Tensor]:
+        """Return which samples (B,) of a table belong to each group that is also looked at by itself; none by default.
+
+        Args:
+            predictions: with targets.
+        """
+        return {}
+
     def image_free_loss(self, batch: Batch) -> float:
         """Return the loss of the best prediction that depends on no image; as a rule, that of a uniform one."""
         return self.uniform_loss(batch)

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from patchwork.core.errors import ConfigError
 from patchwork.data.base import Batch, Split
-from patchwork.data.sources.icons import FACTORS, LABELS, PERSONS, TENSES, VERBS, num_logits
+from patchwork.data.sources.icons import FACTORS, LABELS, PERSONS, TENSES, VERBS, held_out, num_logits
 from patchwork.models.ensemble import Ensemble, log_mean_prob
 from patchwork.tasks.base import BASE_CHECKS, Task
 from patchwork.tasks.metrics import Accuracy, GroupedAccuracy
@@ -132,6 +132,13 @@ class Icons(Task):
             )
             for name in self.factors
         }
+
+    def sample_groups(self, predictions: Predictions) -> dict[str, Tensor]:
+        """Return which icons are of a combination that was seen in training, and of one that was held out."""
+        if self.holdout is None or predictions.target is None or {*self.factors} != {*NAMES}:
+            return {}
+        held = held_out(self.unravel_classes(predictions.target))
+        return {"seen in training": ~held, "held out": held}
 
     def uniform_loss(self, batch: Batch) -> float:
         return math.log(self.num_classes)
