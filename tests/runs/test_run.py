@@ -323,3 +323,10 @@ def test_logged_loss_does_not_depend_on_gradient_accumulation(command: Command, 
         losses.append([float(row["train/loss"]) for row in read_rows(tmp_path / run_dir) if row["train/loss"]])
     assert len(losses[0]) == 2
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # the same samples, in the same order
+
+
+def test_a_run_without_weights_says_so(tmp_path: Path, finished_run: Path) -> None:
+    for name in ("config.yaml", "manifest.json"):
+        (tmp_path / name).write_bytes((finished_run / name).read_bytes())
+    with pytest.raises(DataError, match="has no weights: its training has saved none yet"):
+        Run.load(tmp_path)

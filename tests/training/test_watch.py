@@ -11,6 +11,7 @@ from patchwork.analysis.learning import Learning, analyze, learned_at, spread, t
 from patchwork.analysis.result import NotApplicableError
 from patchwork.figures.learning import render
 from patchwork.runs.page import make_inputs
+from patchwork.runs.replay import most_often_wrong
 from patchwork.runs.run import Run
 from patchwork.training.checkpoint_io import read_checkpoint
 from patchwork.training.watch import watched_paths
@@ -72,7 +73,8 @@ def test_replay_plays_every_validation(
     capsys.readouterr()
     assert run_command("report", f"run={watched_run}", "replay=true", cwd=tmp_path) == 0
     out = capsys.readouterr().out
-    assert out.index("epoch 1, step 1\n") < out.index("epoch 1, step 2\n")
+    assert out.index("epoch 1, step 1, ") < out.index("epoch 1, step 2, ")
+    assert out.count(" right\n") == 2
     assert "\x1b" not in out  # no terminal
     assert not (watched_run / "report.html").exists()
     assert run_command("report", f"run={finished_run}", "replay=true", cwd=tmp_path) == 3
@@ -97,3 +99,10 @@ def test_frames_are_spread_over_the_training() -> None:
     assert spread(range(100), 5) == [0, 25, 50, 74, 99]
     assert spread(range(3), 8) == [0, 1, 2]
     assert learning.MAX_FRAMES <= learning.MAX_VALIDATIONS
+
+
+def test_replay_shows_what_was_wrong_most_often() -> None:
+    right = torch.ones(3, 9, dtype=torch.bool)
+    right[0, 8] = right[1, 8] = right[0, 6] = False
+    assert most_often_wrong([*right]).tolist() == [0, 1, 2, 6, 8]
+    assert most_often_wrong([None]).tolist() == [0, 1, 2, 3, 4]

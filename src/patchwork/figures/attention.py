@@ -72,7 +72,7 @@ def layer_panel(result: AttentionMaps, layer: Layer) -> str:
     blocks, count = [], layer.weights.shape[-1]
     for kind, title in KINDS.items():
         values = layer.weights if kind == "weights" else layer.moved
-        shown = len(result.images) if values[0, 0].size <= MAX_SMALL else 1
+        shown = len(result.images) if is_mapped(layer) or values[0, 0].size <= MAX_SMALL else 1
         rows = [sample_row(result, layer, values[index], index) for index in range(shown)]
         heads = "".join(
             f'<th scope="col">head {head + 1}<br><span class="muted">{value:.1f} of {count}</span></th>'
@@ -94,18 +94,24 @@ def sample_row(result: AttentionMaps, layer: Layer, values: np.ndarray, index: i
     for head, table in enumerate(values):
         description = f"{layer.name}, head {head + 1}, sample {index + 1}"
         cells.append(f"<td>{head_maps(result, layer, table, index, description)}</td>")
-    image = thumbnail(result.images[index], f"sample {index + 1}", height=SIDE // 2)
+    image = thumbnail(result.images[index], f"sample {index + 1}, read as {result.answers[index]}", height=SIDE // 2)
     return f'<tr><th scope="row">{image}<br>{escape(result.answers[index])}</th>{"".join(cells)}</tr>'
+
+
+def is_mapped(layer: Layer) -> bool:
+    """Return whether weights are drawn over the image, and not as a matrix of all queries."""
+    if layer.keys.kind == "tokens":
+        return False
+    return not layer.is_self_attention or bool(layer.keys.prefix) or layer.weights.shape[2] > MAX_MATRIX
 
 
 def head_maps(result: AttentionMaps, layer: Layer, table: np.ndarray, index: int, description: str) -> str:
     """Return the maps of one head: over the image for the queries that answer, else the matrix of all queries."""
-    is_spatial = layer.keys.kind in ("patches", "cells")
-    if is_spatial and layer.is_self_attention and layer.keys.prefix:
-        return spatial_map(result, layer, table[0], index, f"{description}: from the class token")
-    if is_spatial and layer.is_self_attention and len(table) > MAX_MATRIX:
-        return spatial_map(result, layer, table.mean(axis=0), index, f"{description}: mean over all queries")
-    if is_spatial and not layer.is_self_attention:
+    if is_mapped(layer) and layer.is_self_attention:
+        row = table[0] if layer.keys.prefix else table.mean(axis=0)
+        source = "from the class token" if layer.keys.prefix else "mean over all queries"
+        return spatial_map(result, layer, row, index, f"{description}: {source}")
+    if is_mapped(layer):
         return "".join(
             spatial_map(result, layer, row, index, f"{description}: query {query + 1}", side=SIDE // 2)
             for query, row in enumerate(table[:MAX_QUERIES])

@@ -28,7 +28,7 @@ DIGEST_LENGTH = len(DIGEST_PREFIX) + 64
 
 def remove_partial_files(run_dir: Path) -> None:
     """Remove the temporary files that a killed process left in a run directory."""
-    for directory in (run_dir, run_dir / "checkpoints"):
+    for directory in (run_dir, *(path for path in run_dir.iterdir() if path.is_dir())):
         for path in directory.glob(".*.*.part"):
             path.unlink(missing_ok=True)
 
