@@ -294,3 +294,13 @@ def test_positions_are_no_clusters() -> None:
     space = embeddings.layer_spaces(inputs.task, samples)[HEAD]
     cell = samples.answers.cell.numpy()
     assert max(np.abs(space[cell == each].mean(axis=0)).max() for each in range(4)) < 1e-12
+
+
+def test_the_sum_so_far_is_read_at_each_image() -> None:
+    inputs = make_inputs(TASKS["sums"])
+    samples = first_samples(inputs, "test", 30)
+    assert [*samples.kinds] == ["digit", "sum so far"]
+    sums, batch = samples.kinds["sum so far"], samples.batch
+    last = torch.stack([sums.target[sums.sample == row][-1] for row in range(len(batch["digits"]))])
+    assert torch.equal(last, (batch["digits"] * batch["mask"]).sum(dim=1))
+    assert [*readable(samples.kinds)] == ["digit", "digit of the previous cell", "digit of the next cell", "sum so far"]

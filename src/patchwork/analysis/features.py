@@ -15,7 +15,7 @@ from patchwork.analysis.result import NotApplicableError
 from patchwork.data.base import Batch, Split
 from patchwork.models.interventions import record_points
 from patchwork.models.transformer import Block
-from patchwork.tasks import Predictions, Task
+from patchwork.tasks import Predictions, Sum, Task
 from patchwork.tasks.base import to_unit_range
 from patchwork.tasks.predictions import ClassAnswers
 
@@ -75,7 +75,10 @@ def known_classes(task: Task, batch: Batch, predictions: Predictions) -> dict[st
         NotApplicableError: if there are none.
     """
     if "mask" in batch and "digits" in batch:
-        return {"digit": image_classes(batch, predictions)}
+        digits = image_classes(batch, predictions)
+        return (
+            {"digit": digits, "sum so far": running_sums(batch, digits)} if isinstance(task, Sum) else {"digit": digits}
+        )
     answers = task.class_answers(predictions) if predictions.target is not None else {}
     if not answers:
         raise NotApplicableError(f"the samples of task={type(task).__name__.lower()} have no classes")
@@ -92,6 +95,12 @@ def image_classes(batch: Batch, predictions: Predictions) -> ClassAnswers:
     known = ids.shape[1] > int(cell.max())
     image_id = ids[sample, cell] if known else torch.full_like(sample, -1)
     return ClassAnswers(target, target, sample, cell, image_id, names)
+
+
+def running_sums(batch: Batch, digits: ClassAnswers) -> ClassAnswers:
+    """Return the sum of the digits of a sequence up to each image, with it."""
+    sums = (batch["digits"] * batch["mask"]).cumsum(dim=1)[digits.sample, digits.cell]
+    return replace(digits, target=sums, prediction=sums, names=tuple(map(str, range(int(sums.max()) + 1))))
 
 
 @torch.no_grad()

@@ -128,14 +128,14 @@ def read_layers(task: Task, samples: Samples) -> dict[str, np.ndarray]:
 
 
 def readable(kinds: Mapping[str, ClassAnswers]) -> dict[str, Labels]:
-    """Return what there is to be read: each kind of class, and where there are several cells, those beside them."""
-    labels = {}
+    """Return what there is to be read: each kind of class, and of the first kind those of the cells beside, if any."""
+    labels, first = {}, next(iter(kinds))
     for name, answers in kinds.items():
         target, image = answers.target.numpy(), independent_units(answers).numpy()
         labels[name] = Labels(target, np.ones(len(target), bool), image)
         for which, step in (("previous", -1), ("next", 1)):
             other = beside(answers, step)
-            if (other >= 0).any():
+            if name == first and (other >= 0).any():
                 labels[f"{name} of the {which} cell"] = Labels(target[other], other >= 0, image[other])
     return labels
 
