@@ -27,8 +27,8 @@ def render(result: Patching) -> Rendered:
     caption = (
         f"Pairs of {result.unit} that {pairs}: {result.n}, and {result.left_out} left out whose answers do not differ. "
         f"An activation is exchanged, {where}; the effect is the change of the logit difference as a share of that "
-        "between both samples, the median with its 95 % interval: 1 carries all of the answer, 0 nothing."
-        f"{others}"
+        "between both samples, the median with its 95 % interval (of 6 pairs or more): 1 carries all of the answer, 0 "
+        f"nothing.{others}"
     )
     if result.streams:
         caption += (
@@ -53,9 +53,10 @@ def claims(result: Patching) -> tuple[Claim, ...]:
     if best is None:
         return ()
     point, value, low, high, changed = best
+    interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
     text = (
-        f"Exchanging only the memory of the cell that differs ({point}) carries {value:.2f} ({low:.2f} to {high:.2f}) "
-        f"of the change of its digit, and changes {changed:.1%} of the others."
+        f"Exchanging only the memory of the cell that differs ({point}) carries {value:.2f}{interval} of the change of "
+        f"its digit, and changes {changed:.1%} of the others."
     )
     return (Claim(text, (f"{point}, {result.tokens[0]}",), rank=45),)
 
@@ -117,7 +118,8 @@ def effect_cell(value: float, low: float, high: float) -> str:
         return '<td class="muted">–</td>'
     shade = MAX_SHADE * min(max(value, 0), 1)
     color = f"background:color-mix(in srgb,var(--c0) {shade:.0f}%,transparent)"
-    return f'<td style="{color}">{number(value)} <span class="muted">({number(low)} – {number(high)})</span></td>'
+    interval = f' <span class="muted">({number(low)} – {number(high)})</span>' if np.isfinite(low) else ""
+    return f'<td style="{color}">{number(value)}{interval}</td>'
 
 
 def number(value: float) -> str:
