@@ -32,8 +32,11 @@ def test_runs_are_grouped_by_setting_and_compared(
 ) -> None:
     assert command("compare", f"runs={runs}", "out=found") == 0
     output = capsys.readouterr().out
+    assert output.startswith("4 runs of task seq2seq, all with dataset=uci ")
     assert "saved in found" in output
-    rows = json.loads((tmp_path / "found" / "compare.json").read_text())["settings"]
+    content = json.loads((tmp_path / "found" / "compare.json").read_text())
+    assert (content["task"], "dataset=uci" in content["shared"].split()) == ("seq2seq", True)
+    rows = content["settings"]
     assert {row["setting"] for row in rows} == {"optimizer.lr=0.01", "optimizer.lr=0.0001"}
     assert [row["seeds"] for row in rows] == [[0, 1], [0, 1]]
     values = [json.loads((runs / f"0.01-{seed}" / "manifest.json").read_text())["metrics"] for seed in (0, 1)]

@@ -64,7 +64,14 @@ def compare(
         return
     directory = Path(out) if out is not None else Path("outputs/compare") / datetime.now().strftime(STAMP)
     rows = setting_rows(comparison)
-    content = {"metric": metric.name, "mode": metric.mode, "margin": margin, "settings": rows}
+    content = {
+        "task": found[0].manifest["task"],
+        "metric": metric.name,
+        "mode": metric.mode,
+        "margin": margin,
+        "shared": comparison.rows[0].setting.shared,
+        "settings": rows,
+    }
     text = json.dumps(content, indent=1, allow_nan=False)
     write_bytes(directory / "compare.json", f"{text}\n".encode())
     write_bytes(directory / "compare.csv", to_csv(rows).encode())

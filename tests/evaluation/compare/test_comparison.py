@@ -9,7 +9,7 @@ import pytest
 
 from patchwork.core.errors import DataError
 from patchwork.evaluation.compare.comparison import compare
-from patchwork.evaluation.compare.output import comparison_page, sentences, setting_rows
+from patchwork.evaluation.compare.output import comparison_page, comparison_text, sentences, setting_rows
 from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, newest
 
 NUM_DIGITS, NUM_GRIDS = 2000, 2000
@@ -52,6 +52,7 @@ def test_a_clear_difference_is_found_and_a_setting_like_the_best_is_not() -> Non
     assert verdicts[labels[1]] == "cannot tell"
     assert "bad: " in sentences(result)[-1]
     assert "of the recipe, over 5 seeds: worse" in sentences(result)[-1]
+    assert "(p < 0.001 over" in sentences(result)[-1]
 
 
 def test_equal_settings_are_rarely_called_worse_than_the_best_of_them() -> None:
@@ -110,6 +111,8 @@ def test_losses_are_ranked_and_tested_over_seeds_alone() -> None:
     text = " ".join(sentences(result))
     assert "%" not in text
     assert "points" not in text
+    assert "loss (lower is better)" in comparison_text(result)
+    assert b"loss (lower is better)" in comparison_page(result, "")
     assert "high: 0.09" in text or "high: 0.1" in text
 
 
@@ -160,6 +163,16 @@ def test_runs_selected_by_their_loss_are_compared_by_their_answers() -> None:
 def test_other_samples_are_refused() -> None:
     with pytest.raises(DataError, match="were tested on different samples"):
         compared(make_setting("one", 0.01), make_setting("other", 0.01, units=UNITS[::-1].copy()))
+
+
+def test_what_is_compared_is_named() -> None:
+    one, other = (replace(make_setting(name, 0.01), shared="dataset=uci") for name in ("one", "other"))
+    for run in (*one.runs, *other.runs):
+        run.manifest["task"], run.manifest["model"] = "seq2seq", "reader"
+    text = comparison_text(compared(one, other))
+    assert text.startswith("10 runs of task seq2seq, all with dataset=uci:\nsetting")
+    assert text.count("  reader  ") == 2
+    assert b"accuracy of 10 runs of task seq2seq, all with dataset=uci" in comparison_page(compared(one, other), "")
 
 
 def test_rows_and_page_hold_what_was_found() -> None:

@@ -95,8 +95,8 @@ def sentences(comparison: Comparison) -> list[str]:
     found = [f"The best is {value}" if comparison.others else f"There is nothing to compare with {value}"]
     if comparison.others and math.isfinite(comparison.luck):
         found.append(
-            f"The best of {len(comparison.rows)} equally good settings would seem {amount(comparison.luck, metric)} "
-            f"better than it is by luck: expect {level(shrunk(comparison), metric)} of it."
+            f"By luck, the best of {len(comparison.rows)} equally good settings would seem "
+            f"{amount(comparison.luck, metric)} better than it is: expect {metric.name} {shrunk(comparison):.4f} of it."
         )
     found += [f"{other.label}: {describe(other, metric)}." for other in comparison.others]
     if metric.name != metric.monitor:
@@ -119,9 +119,18 @@ def amount(difference: float, metric: Metric) -> str:
     return f"{100 * difference:.2f} points" if metric.is_accuracy else f"{difference:.4g}"
 
 
-def level(value: float, metric: Metric) -> str:
-    """Return a value of the metric, in percent if it is an accuracy."""
-    return f"{100 * value:.2f} %" if metric.is_accuracy else f"{value:.4g}"
+def about(comparison: Comparison) -> str:
+    """Return what all runs have in common: how many they are, their task, and the overrides that no label names."""
+    first = comparison.rows[0].setting
+    num_runs = sum(len(row.setting.runs) for row in comparison.rows)
+    task, words = first.runs[0].manifest.get("task", ""), first.shared
+    return f"{num_runs} run{'s' if num_runs > 1 else ''}{f' of task {task}' if task else ''}" + (
+        f", all with {words}" if words else ""
+    )
+
+
+def p_text(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def describe(other: SettingComparison, metric: Metric) -> str:
@@ -133,7 +142,7 @@ def describe(other: SettingComparison, metric: Metric) -> str:
     if other.models is not None:
         told = "differ" if other.p_value < SIGNIFICANT else "cannot be told apart"
         text += (
-            f"; the trained models {told} (p = {other.p_value:.3f} over {other.models.num_units} images on which they "
+            f"; the trained models {told} ({p_text(other.p_value)} over {other.models.num_units} images on which they "
             f"differ, detectable: {amount(other.models.detectable, metric)})"
         )
     else:
@@ -157,8 +166,8 @@ def quantity(row: SettingRow) -> str:
 
 def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as a table and in words, for a terminal."""
-    table = format_table([table_row(row, comparison.metric.name) for row in setting_rows(comparison)])
-    return "\n".join([table, "", PLUS_MINUS, *sentences(comparison)])
+    table = format_table([table_row(row, comparison.metric.heading) for row in setting_rows(comparison)])
+    return "\n".join([f"{about(comparison)}:", table, "", PLUS_MINUS, *sentences(comparison)])
 
 
 def table_row(row: dict[str, Any], metric: str) -> dict[str, str]:
@@ -201,7 +210,7 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
     header = [
         "setting",
         "model",
-        comparison.metric.name,
+        comparison.metric.heading,
         "± over seeds",
         "± of the test set",
         "runs",
@@ -221,9 +230,7 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
         sections.append(PageSection("keys", "What matters", importance))
     if len(words) > NUM_CLAIMS:
         sections.append(PageSection("words", "In words", Rendered(paragraphs(words), "")))
-    return page_html(
-        "Comparison", f"{comparison.metric.name} of {sum(len(r.setting.runs) for r in comparison.rows)} runs", sections
-    )
+    return page_html("Comparison", f"{comparison.metric.heading} of {about(comparison)}", sections)
 
 
 def paragraphs(texts: list[str]) -> str:
@@ -263,7 +270,7 @@ def plot_dots(comparison: Comparison) -> "Figure":
     ]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(comparison.metric.name, fontsize=SMALL, color=TEXT)
+    axes.set_xlabel(comparison.metric.heading, fontsize=SMALL, color=TEXT)
     axes.tick_params(labelsize=SMALL, labelcolor=MUTED, color=GRID)
     axes.grid(axis="x", color=GRID, lw=0.6)
     axes.set_axisbelow(True)

@@ -96,11 +96,13 @@ class Setting:
         label: in what it differs from the other settings, as overrides.
         runs: one of each replicate, sorted by fold and seed.
         repeated: number of older runs of the same replicates, which are left out.
+        shared: the overrides that all settings have, which no label names.
     """
 
     label: str
     runs: Sequence[FinishedRun]
     repeated: int = 0
+    shared: str = ""
 
     @property
     def values(self) -> np.ndarray:
@@ -165,6 +167,11 @@ class Metric(NamedTuple):
     is_accuracy: bool
     monitor: str
 
+    @property
+    def heading(self) -> str:
+        """The name, and which way is better where that is not plain."""
+        return self.name if self.mode == "max" else f"{self.name} (lower is better)"
+
 
 def choose_metric(runs: Sequence[FinishedRun]) -> tuple[Metric, list[FinishedRun]]:
     """Return what runs are compared by, and the runs with its values.
@@ -223,7 +230,8 @@ def group_settings(runs: Sequence[FinishedRun]) -> list[Setting]:
         groups.setdefault(text(computed), []).append(run)
     settings = [newest(members) for members in groups.values()]
     repeated = [len(members) - len(kept) for members, kept in zip(groups.values(), settings, strict=True)]
-    return [Setting(*each) for each in zip(make_labels(settings), settings, repeated, strict=True)]
+    labels, shared = make_labels(settings)
+    return [Setting(*each, shared) for each in zip(labels, settings, repeated, strict=True)]
 
 
 def newest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -232,8 +240,11 @@ def newest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     return sorted(found.values(), key=lambda run: (run.fold or 0, *run.replicate[1:]))
 
 
-def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """Return a different name for each setting: the overrides that not all share, and keys where those are equal."""
+def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> tuple[list[str], str]:
+    """Return a different name for each setting, the overrides that not all share, and those that they do.
+
+    Settings of the same overrides are told apart by keys.
+    """
     typed = [typed_overrides(members[0]) for members in settings]
     shared = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
     labels = [" ".join(each for each in words if each not in shared) or "default" for words in typed]
@@ -242,7 +253,7 @@ def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
         if len(twins) > 1:
             for twin in twins:
                 labels[twin] = f"{label} ({differing_keys(settings, twin, twins) or index})"
-    return labels
+    return labels, " ".join(word for word in typed[0] if word in shared and override_key(word) != "task")
 
 
 def typed_overrides(run: FinishedRun) -> list[str]:
