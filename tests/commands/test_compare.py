@@ -54,6 +54,21 @@ def test_patterns_name_runs_and_a_run_against_itself_is_no_different(
     assert "optimizer.lr=0.01: sequence_accuracy" in capsys.readouterr().out
 
 
+def test_paths_need_no_key(command: Command, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(runs / f"0.01-{seed}") for seed in (0, 1)]
+    assert command("compare", *paths, "out=found") == 0
+    assert capsys.readouterr().out.startswith("2 runs of task seq2seq")
+    assert command("compare", str(runs), "out=found") == 0
+    assert capsys.readouterr().out.startswith("4 runs of task seq2seq")
+    for name, message in (("report", f"takes one run, not 2: patchwork compare {paths[0]} {paths[1]} compares them"),
+                          ("compare", "'elsewhere' is neither key=value nor a run directory that exists")):  # fmt: skip
+        assert command(name, *paths, *(["elsewhere"] if name == "compare" else [])) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert command("report", f"run=[{','.join(paths)}]") == 3
+    assert capsys.readouterr().err.endswith("this command takes one run, not a list\n")
+
+
 def test_seeds_are_planned_and_nothing_is_written(
     command: Command, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

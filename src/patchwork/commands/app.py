@@ -25,7 +25,7 @@ from patchwork.core.errors import (
     one_line,
 )
 from patchwork.core.job import JOB, update_job_status
-from patchwork.core.overrides import format_override, parse_call
+from patchwork.core.overrides import format_override, parse_call, shell_command, takes_containers
 from patchwork.core.paths import exists, expand_home
 from patchwork.core.rank import is_rank_zero
 from patchwork.core.schema import SCALAR_KEYS, TARGET_PACKAGES, signature
@@ -92,12 +92,15 @@ def print_help(args: list[str], text: Callable[[], str]) -> bool:
 
 
 def name_arguments(function: Callable[..., Any], args: list[str]) -> list[str]:
-    """Return the arguments of a command whose first key is `run` with `run=` before those that are existing paths.
+    """Return the arguments of a command whose first key is `run` or `runs` with that before those that are paths.
 
     Raises:
-        ConfigError: if an argument is an option, as `--seed`, or neither a path that exists nor `key=value`.
+        ConfigError: if an argument is an option, as `--seed`, or neither a path that exists nor `key=value`; or if
+            there are several paths and the command takes one.
     """
     parameters = signature(function)
+    first, (annotation, _) = next(iter(parameters.items()))
+    takes_runs = first in ("run", "runs")
     named, paths = [], []
     for arg in args:
         key, separator, value = arg.partition("=")
@@ -106,17 +109,21 @@ def name_arguments(function: Callable[..., Any], args: list[str]) -> list[str]:
             raise ConfigError(f"{arg} is not an option of this command: write {meant}={value or 'value'}")
         if key in parameters and separator:
             named.append(arg)
-        elif next(iter(parameters)) == "run" and exists(expand_home(arg)):
+        elif takes_runs and exists(expand_home(arg)):
             paths.append(arg)
-        elif not separator and next(iter(parameters)) == "run":
+        elif not separator and takes_runs:
             raise ConfigError(
                 f"{arg!r} is neither key=value nor a run directory that exists; the keys are {', '.join(parameters)}"
             )
         else:
             named.append(arg)
+    if len(paths) > 1 and not takes_containers(annotation):
+        raise ConfigError(
+            f"this command takes one run, not {len(paths)}: {shell_command('compare', *paths)} compares them"
+        )
     if len(paths) > 1:
-        return [format_override("run", paths), *named]
-    return [*(f"run={path}" for path in paths), *named]
+        return [format_override(first, paths), *named]
+    return [*(f"{first}={path}" for path in paths), *named]
 
 
 def print_error(name: str, error: PatchworkError | Interrupted) -> int:

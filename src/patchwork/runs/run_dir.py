@@ -103,6 +103,8 @@ def read_config(run_dir: Path) -> DictConfig:
                 reason = "it is a file, and in no run directory"
             elif not exists(run_dir):
                 several = f"; several runs are written run=[{run_dir}]" if "," in run_dir.name else ""
+                if run_dir.parts[0].startswith("["):  # commands that take a list have not read it as a path
+                    several = "; this command takes one run, not a list"
                 reason = f"it does not exist; patchwork runs lists the runs that do{several}"
             elif not exists(run_dir / CONFIG_FILE):
                 reason = f"it has no {CONFIG_FILE}; patchwork runs lists the runs that there are"
