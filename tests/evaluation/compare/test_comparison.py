@@ -1,5 +1,6 @@
 """Settings with planted differences, and the files and pages of a comparison."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from patchwork.core.errors import DataError
 from patchwork.evaluation.compare.comparison import compare
 from patchwork.evaluation.compare.output import comparison_page, comparison_text, sentences, setting_rows
-from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, newest
+from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, find_runs, newest
 
 NUM_DIGITS, NUM_GRIDS = 2000, 2000
 ACCURACY = Metric("accuracy", "max", True, "accuracy")
@@ -184,3 +185,19 @@ def test_rows_and_page_hold_what_was_found() -> None:
     page = comparison_page(result, "patchwork compare")
     assert page == comparison_page(result, "patchwork compare")
     assert b"<b>" not in page.replace(b"<b>0</b>", b"")
+
+
+def test_a_multirun_names_the_runs_of_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    multirun = tmp_path / "outputs" / "multirun" / "now"
+    multirun.mkdir(parents=True)
+    for job in (0, 1, 2):
+        run_dir = Path("outputs") / "seq2seq" / str(job)
+        (multirun / f"{job}.json").write_text(json.dumps({"run_dir": str(run_dir)} if job else {"status": "skipped"}))
+        (tmp_path / run_dir).mkdir(parents=True)
+        (tmp_path / run_dir / "config.yaml").touch()
+        (tmp_path / run_dir / "manifest.json").touch()
+    expected = [Path("outputs") / "seq2seq" / str(job) for job in (1, 2)]
+    monkeypatch.chdir(tmp_path)
+    assert find_runs(["outputs/multirun/now"]) == expected
+    monkeypatch.chdir(multirun)
+    assert find_runs([str(multirun)]) == [tmp_path / each for each in expected]

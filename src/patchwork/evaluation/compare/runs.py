@@ -1,7 +1,7 @@
 """Finished runs, read from their files alone, and grouped into settings that differ in more than the seed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
@@ -124,7 +124,7 @@ def mean_over_folds(values: Sequence[tuple[tuple[int | None, int, int], float]])
 
 
 def find_runs(patterns: Sequence[str]) -> list[Path]:
-    """Return the run directories that paths and glob patterns name, or that are below them.
+    """Return the run directories that paths and glob patterns name, that are below them, or of their multiruns' jobs.
 
     Raises:
         DataError: if one names none.
@@ -133,13 +133,24 @@ def find_runs(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = str(expand_home(pattern))
         matches = sorted(glob(path, recursive=True)) if has_magic(path) else [path]
-        run_dirs = [
-            run_dir for match in matches if Path(match).is_dir() for run_dir in sorted(find_run_dirs(Path(match)))
-        ]
+        directories = [Path(match) for match in matches if Path(match).is_dir()]
+        run_dirs = [each for path in directories for each in (*sorted(find_run_dirs(path)), *job_run_dirs(path))]
         if not run_dirs:
             raise DataError(f"runs={pattern}: there is no run; pass run directories, directories of runs, or patterns")
         found |= dict.fromkeys(run_dirs)
     return [*found]
+
+
+def job_run_dirs(directory: Path) -> Iterator[Path]:
+    """Yield the run directories of the jobs of a multirun, whose own directory says where they are.
+
+    They are relative to the directory that it was started in: this one, or one above its own.
+    """
+    for path in sorted(directory.glob("[0-9]*.json")):
+        run_dir = read_json(path).get("run_dir")
+        if isinstance(run_dir, str):
+            places = [parent / run_dir for parent in (Path(), *directory.resolve().parents)]
+            yield from [place for place in places if place.is_dir()][:1]
 
 
 def read_run(run_dir: Path) -> FinishedRun | None:
