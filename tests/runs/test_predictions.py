@@ -125,8 +125,10 @@ def test_training_predicts_the_test_split_once(
 def test_tables_are_fresh_after_training_and_after_resuming(
     command: Callable[..., int], tmp_path: Path, precision: str, name: str
 ) -> None:
+    """A fold of a cross-validation saves those of its validation part, too."""
     monitor = ("task.monitor=val/loss", "task.mode=min")  # accuracies stay 0
-    assert command("train", *TINY, *monitor, f"trainer.precision={precision}", "run_dir=run") == 0
+    fold = ("dataset.folds=3", "dataset.fold=1")
+    assert command("train", *TINY, *monitor, *fold, f"trainer.precision={precision}", "run_dir=run") == 0
     path, digests = predictions_path(tmp_path / "run", "test"), []
     for epochs in (1, 3):
         if epochs > 1:
@@ -139,6 +141,7 @@ def test_tables_are_fresh_after_training_and_after_resuming(
         assert run.config.trainer.precision == name
         saved = run.predictions("test")
         assert path.stat().st_mtime_ns == written
+        assert read_table(predictions_path(run.run_dir, "val"))[1] == read_table(path)[1]
         assert read_table(path)[1] == run.manifest["weights_sha256"] == weights_sha256(run.task.state_dict())
         assert_equal(saved, predict(run.task, run.data, "test", precision=run.precision))
         assert run.evaluate() == {name: run.manifest["metrics"][name] for name in run.evaluate()}

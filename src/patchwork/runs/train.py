@@ -239,7 +239,8 @@ def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]
     precision = make_precision(context.config.trainer.precision, context.task.device)
     batches = [predictions.cpu() for predictions in context.test_predictions]
     save_predictions(context.task, context.data, run_dir, "test", batches=batches, precision=precision)
-    if makes_page(context, manifest):  # on which the temperature of the page's calibration is fitted
+    is_fold = OmegaConf.select(context.config, "dataset.fold") is not None  # all of which are put together
+    if makes_page(context, manifest) or is_fold:  # the temperature of the page's calibration is fitted on them
         save_predictions(context.task, context.data, run_dir, "val", precision=precision)
     with Progress("drawing figures"):
         samples = save_figures(run_dir, context.task, context.data, precision)

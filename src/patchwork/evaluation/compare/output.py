@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from patchwork.core.table import format_table, shorten
 from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
 from patchwork.evaluation.compare.curves import render_curves
-from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence
+from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence, unsaved_sentence
 from patchwork.evaluation.compare.importance import render_importance
 from patchwork.evaluation.compare.runs import Metric
 from patchwork.figures.rendered import Claim, Rendered, html_table
@@ -104,8 +104,11 @@ def sentences(comparison: Comparison) -> list[str]:
     repeated = sum(row.setting.repeated for row in comparison.rows)
     if repeated:
         found.append(f"Left out: {repeated} of the runs, as newer ones have the same setting and seed.")
-    together = [(row.setting.label, folds_accuracy(row.setting)) for row in comparison.rows]
-    return [*found, *(folds_sentence(label, folds) for label, folds in together if folds is not None)]
+    for row in comparison.rows:
+        together = folds_accuracy(row.setting)
+        sentence = unsaved_sentence(row.setting) if together is None else folds_sentence(row.setting.label, together)
+        found += [] if sentence is None else [sentence]
+    return found
 
 
 def shrunk(comparison: Comparison) -> float:
