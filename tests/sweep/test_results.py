@@ -90,6 +90,14 @@ def test_trials_that_differ_only_in_seed_are_one_result() -> None:
     assert "seed" not in result.params
 
 
+def test_trials_that_repeat_a_seed_are_no_seeds() -> None:
+    study = make_study((0.9, 0.01, 9, 9), (0.8, 0.01, 9, 9), vary_seed=True)
+    study.add_trial(study.trials[1])
+    (result,) = group_trials(study)
+    assert (result.mean, result.numbers) == (pytest.approx(0.85), "0,1,2")
+    assert result.std_error == pytest.approx(0.05)
+
+
 def test_importance_is_highest_for_the_parameter_that_matters() -> None:
     study = optuna.create_study()
     for number in range(60):

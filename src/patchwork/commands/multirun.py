@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from patchwork.commands.app import print_error
-from patchwork.core.errors import ConfigError, DataError, Interrupted, NumericError, ResourceError, one_line
+from patchwork.core.errors import ConfigError, Interrupted, NumericError, ResourceError, one_line
 from patchwork.core.hydra_compose import split_jobs
 from patchwork.core.hydra_errors import translate_hydra_error
 from patchwork.core.job import JOB, read_json, write_json
@@ -45,7 +45,6 @@ from patchwork.runs.hydra_keys import DEFAULT_DIR, job_overrides, sweep_dir_of, 
 STOP, STOP_NOW = "stop", "stop_now"
 POLL_SECONDS = 0.2  # between looks for these files
 MAY_PASS = (NumericError.exit_code, ResourceError.exit_code)  # the same configuration may run later
-MARGIN = 0.001  # of differences that count, as of `patchwork compare`
 END_SECONDS = 0.5  # for a job to end at a second SIGINT; the third is SIGKILL
 
 
@@ -333,6 +332,8 @@ def summary(jobs: list[dict[str, Any]]) -> str:
 
     Errors follow, and the settings of the runs that have finished, compared.
     """
+    from patchwork.evaluation.compare.output import compare_finished
+
     overrides = [dict(override.split("=", 1) for override in job["overrides"] if "=" in override) for job in jobs]
     keys = dict.fromkeys(key for values in overrides for key in values)
     varied = [key for key in keys if len({values.get(key) for values in overrides}) > 1]
@@ -356,28 +357,9 @@ def summary(jobs: list[dict[str, Any]]) -> str:
             errors.append(f"job {job['job']}: {job['error']}")
     last = ("seconds", "run_dir")
     columns = [*dict.fromkeys(name for row in rows for name in row if name not in last), *last]
-    compared = compare_finished(
-        [Path(job["run_dir"]) for job in jobs if job["status"] == "finished" and "run_dir" in job]
-    )
+    finished = [Path(job["run_dir"]) for job in jobs if job["status"] == "finished" and "run_dir" in job]
+    compared = [] if len(finished) < 2 else compare_finished(finished)
     return "\n".join([format_table(rows, columns), *errors, *compared])
-
-
-def compare_finished(run_dirs: list[Path]) -> list[str]:
-    """Return the comparison of finished runs as lines; none for a single run, or runs that cannot be compared."""
-    if len(run_dirs) < 2:
-        return []
-    from patchwork.evaluation.compare.comparison import compare
-    from patchwork.evaluation.compare.output import comparison_text
-    from patchwork.evaluation.compare.runs import choose_metric, group_settings, read_run
-
-    found = [run for run_dir in run_dirs if (run := read_run(run_dir)) is not None]
-    if len(found) < 2:
-        return []
-    try:
-        metric, found = choose_metric(found)
-        return ["", comparison_text(compare(group_settings(found), metric=metric, margin=MARGIN))]
-    except (ConfigError, DataError):  # of different tasks, or tested on different samples
-        return []
 
 
 def main_metrics(manifest: dict[str, Any]) -> dict[str, float]:

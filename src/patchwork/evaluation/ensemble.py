@@ -1,6 +1,6 @@
 """Evaluate several runs of one task as an ensemble, with the mean of their probabilities."""
 
-import statistics
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from patchwork.runs.manifest import check_dataset
 from patchwork.runs.predictions import to_task
 from patchwork.runs.report import num_tested
 from patchwork.runs.run import Run
+from patchwork.stats.paired import mean_and_std
 from patchwork.tasks import Predictions, Task
 
 MEMBER_KEYS = ("model", "optimizer", "scheduler", "monitor", "mode")  # of the task, in which members may differ
@@ -50,11 +51,9 @@ def evaluate_ensemble(run_dirs: list[Path]) -> None:
     set_model(first.task, combine(runs))
     metrics = first.evaluate()
     for name, value in metrics.items():
-        values = [member[name] for member in members]
-        line = f"{name:<28} {value:.6f}  {'members' if len(values) > 1 else 'member'} {statistics.fmean(values):.6f}"
-        if len(values) > 1:
-            line += f" ± {statistics.stdev(values):.6f}"
-        print(line)
+        mean, std = mean_and_std([member[name] for member in members])
+        line = f"{name:<28} {value:.6f}  {'members' if len(members) > 1 else 'member'} {mean:.6f}"
+        print(line if math.isnan(std) else f"{line} ± {std:.6f}")
     if summary := first.task.summary(metrics, num_tested(first.data)):
         print(summary)
 

@@ -45,7 +45,12 @@ class ParamsResult:
 
     @property
     def values(self) -> list[float]:
-        return [trial.value for trial in self.trials if trial.value is not None]
+        """The metric of each seed, the mean over the trials that repeat it, as a search may."""
+        by_seed: dict[int | None, list[float]] = {}
+        for trial in self.trials:
+            if trial.value is not None:
+                by_seed.setdefault(trial.params.get("seed"), []).append(trial.value)
+        return [statistics.fmean(each) for each in by_seed.values()]
 
     @property
     def mean(self) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from patchwork.core.errors import PatchworkError
 from patchwork.core.overrides import override_key
 from patchwork.core.table import format_table
+from patchwork.evaluation.compare.output import compare_finished
 from patchwork.runs.manifest import read_manifest
 from patchwork.stats.paired import mean_and_std
 from patchwork.sweep.compose import SweepConfig
@@ -28,7 +29,7 @@ def retrain(sweep: SweepConfig, selected: ParamsResult, sweep_dir: Path, *, coun
     run_all(jobs, n_jobs)
     rows = mean_metrics(jobs)
     if rows:
-        print(format_table(rows, right=("mean",)))
+        print("\n".join([format_table(rows, right=("mean",)), *compare_finished([job.run_dir for job in jobs])]))
     failed = [job for job in jobs if read_manifest(job.run_dir).get("status") != "finished"]
     if failed:
         raise PatchworkError(f"{len(failed)} of {count} retrained runs failed: see {failed[0].run_dir}.log")

@@ -24,6 +24,7 @@ from patchwork.stats.paired import (
 )
 
 SIGNIFICANT = 0.05
+MARGIN = 0.001  # of differences that count, unless another is given
 
 
 @dataclass(frozen=True)

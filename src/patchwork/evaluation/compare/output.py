@@ -1,15 +1,25 @@
 """A comparison as text, as rows of a table, and as a page."""
 
 import math
+from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchwork.core.errors import ConfigError, DataError
 from patchwork.core.table import format_table, shorten
-from patchwork.evaluation.compare.comparison import SIGNIFICANT, Comparison, SettingComparison, SettingRow
+from patchwork.evaluation.compare.comparison import (
+    MARGIN,
+    SIGNIFICANT,
+    Comparison,
+    SettingComparison,
+    SettingRow,
+    compare,
+)
 from patchwork.evaluation.compare.curves import render_curves
 from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence, unsaved_sentence
 from patchwork.evaluation.compare.importance import render_importance
-from patchwork.evaluation.compare.runs import Metric
+from patchwork.evaluation.compare.runs import Metric, choose_metric, group_settings, read_run
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
 
@@ -187,6 +197,18 @@ def table_row(row: dict[str, Any], metric: str) -> dict[str, str]:
         "parameters": f"{row['parameters']:,}",
         "verdict": row["verdict"],
     }
+
+
+def compare_finished(run_dirs: Sequence[Path]) -> list[str]:
+    """Return the comparison of finished runs as lines; none of a single run, or of runs that cannot be compared."""
+    found = [run for run_dir in run_dirs if (run := read_run(run_dir)) is not None]
+    if len(found) < 2:
+        return []
+    try:
+        metric, found = choose_metric(found)
+        return ["", comparison_text(compare(group_settings(found), metric=metric, margin=MARGIN))]
+    except (ConfigError, DataError):  # of different tasks, or tested on different samples
+        return []
 
 
 # --- page ------------------------------------------------------------------------------------------------------------
