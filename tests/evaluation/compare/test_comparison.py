@@ -10,7 +10,14 @@ import pytest
 
 from patchwork.core.errors import DataError
 from patchwork.evaluation.compare.comparison import compare
-from patchwork.evaluation.compare.output import comparison_page, comparison_text, sentences, setting_rows
+from patchwork.evaluation.compare.output import (
+    comparison_page,
+    comparison_text,
+    dots,
+    plot_dots,
+    sentences,
+    setting_rows,
+)
 from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, find_runs, newest
 
 NUM_DIGITS, NUM_GRIDS = 2000, 2000
@@ -161,9 +168,29 @@ def test_runs_selected_by_their_loss_are_compared_by_their_answers() -> None:
     assert choose_metric(runs)[0] == LOSS
 
 
+def test_luck_is_that_of_settings_which_may_be_as_good() -> None:
+    settings = [make_setting(name, 0.01) for name in ("one", "other")]
+    expected = compared(*settings)
+    found = compared(*settings, make_setting("bad", 0.1))
+    assert (found.num_rivals, found.luck) == (expected.num_rivals, expected.luck)
+    assert found.num_rivals == 2
+    assert "By luck, the best of 2 equally good settings" in sentences(found)[1]
+    alone = compared(settings[0], make_setting("bad", 0.1))
+    assert "By luck" not in " ".join(sentences(alone))
+    assert "  < 0.001  " in comparison_text(alone)
+
+
 def test_other_samples_are_refused() -> None:
     with pytest.raises(DataError, match="were tested on different samples"):
         compared(make_setting("one", 0.01), make_setting("other", 0.01, units=UNITS[::-1].copy()))
+
+
+def test_long_labels_leave_the_width_to_the_dots() -> None:
+    result = compared(make_setting("model.depth=2 " * 12, 0.01), make_setting("other", 0.02))
+    figure = plot_dots(result)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.9
+    assert "stroke: var(--panel)" in dots(result).html
 
 
 def test_what_is_compared_is_named() -> None:

@@ -29,6 +29,7 @@ def make_comparison(settings: Sequence[Setting], metric: str = "accuracy") -> Co
         [SettingRow(each, 0.5, nan, nan, 1, 1, "") for each in settings],
         [],
         nan,
+        1,
         0,
     )
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from evaluation.compare.test_curves import make_comparison
 
-from patchwork.evaluation.compare.importance import encode, key_importance, render_importance, varied_keys
+from patchwork.evaluation.compare.importance import (
+    encode,
+    key_importance,
+    plot_parallel,
+    render_importance,
+    varied_keys,
+)
 from patchwork.evaluation.compare.runs import FinishedRun
 from patchwork.figures.rendered import Rendered
 
@@ -52,6 +58,15 @@ def test_figure_names_the_method_and_escapes_keys() -> None:
     assert isinstance(rendered, Rendered)
     assert "24 runs that differ in 2 keys, out-of-sample R² 1.00" in rendered.caption
     assert "<b>" not in rendered.html
+
+
+def test_runs_of_the_same_values_are_lines_of_their_own() -> None:
+    runs = make_runs(lambda config: 0.9 + 0.001 * config["seed"] + 0.02 * RATES.index(config["optimizer.lr"]))
+    found = key_importance(runs)
+    assert found is not None
+    axes = plot_parallel(found, np.array([run.value for run in runs]), "accuracy", "max").axes[0]
+    lines = [tuple(np.asarray(line.get_ydata())[:-1].round(6)) for line in axes.lines if len(line.get_xdata()) > 2]
+    assert len(lines) == len({*lines}) == len(runs)
 
 
 @pytest.mark.parametrize("metric", [lambda config: 0.5, lambda config: float(config["seed"])])

@@ -85,7 +85,8 @@ class Comparison:
         margin: the smallest difference that counts.
         rows: settings, by metric, then spread, speed and size.
         others: comparisons with the first row.
-        luck: how far above its true value the best of that many equal settings is expected to be.
+        luck: how far above its true value the best of `num_rivals` equal settings is expected to be.
+        num_rivals: number of settings that may be as good as the best, with itself.
         n: number of test samples; 0 if no answers are saved.
     """
 
@@ -94,6 +95,7 @@ class Comparison:
     rows: Sequence[SettingRow]
     others: Sequence[SettingComparison]
     luck: float
+    num_rivals: int
     n: int
 
 
@@ -132,8 +134,9 @@ def compare(settings: Sequence[Setting], *, metric: Metric, margin: float) -> Co
             )
         )
     known = next((each for each in answers.values() if each is not None), None)
-    noise = luck(rows, [test for test in models if test is not None])
-    return Comparison(metric, margin, rows, others, noise, 0 if known is None else len(known.right))
+    rivals = [each for each in zip(rows[1:], others, strict=True) if may_be_as_good(each[1])]
+    noise = luck([best, *(row for row, _ in rivals)], [other.models for _, other in rivals if other.models is not None])
+    return Comparison(metric, margin, rows, others, noise, 1 + len(rivals), 0 if known is None else len(known.right))
 
 
 def corrected(p_values: list[float | None]) -> list[float]:
@@ -226,6 +229,14 @@ def needed_seeds(best: SettingRow, other: SettingRow, margin: float) -> int | No
     if not spreads or max(spreads) == 0:
         return None
     return seeds_needed(math.sqrt(2) * float(np.sqrt(np.mean(np.square(spreads)))), margin)
+
+
+def may_be_as_good(other: SettingComparison) -> bool:
+    """Return whether neither the trained models nor the recipe are found to be worse than the best.
+
+    Only of such settings any could have been the best by luck, and those that fail often vary more.
+    """
+    return other.p_value >= SIGNIFICANT and other.verdict != "worse"
 
 
 def luck(rows: Sequence[SettingRow], tests: Sequence[PairedTest]) -> float:

@@ -22,6 +22,7 @@ MIN_KEYS, MIN_RUNS, MIN_SETTINGS = 2, 8, 4
 NUM_FOLDS, NUM_TREES, NUM_SHUFFLES = 5, 100, 20
 MAX_AXES = 7  # of the parallel coordinates, the most important keys first
 MAX_TICKS = 10  # values of a key; of more, the first, middle and last are named
+MAX_OFFSET = 0.02  # of a run from the place of its value, as a share of the height
 MAX_NAME = 24  # characters of a key or value in the figure
 
 
@@ -33,7 +34,8 @@ class Importance:
         keys: those in which runs differ, the most important first; keys that change together are one, joined by commas.
         values: (n, K) positions of the values of each run among those of the key, from 0 to 1.
         labels: of each key, its different values in ascending order.
-        share: (K,) by how much the squared error grows if a key is shuffled, as a share of the metric's variance.
+        share: (K,) by how much the squared error grows if a key is shuffled, as a share of the metric's variance: the
+            loss of R².
         std: (K,) standard deviation of it over shuffles.
         r2: of the predictions for held-out settings.
     """
@@ -125,21 +127,26 @@ def render_importance(runs: Sequence[FinishedRun], comparison: Comparison) -> Re
     )
     caption = (
         "Each line is a run, through its values and its metric (right); the best quarter is blue and thick. Values "
-        "are spaced evenly. "
+        "are spaced evenly, and runs of the same values a little apart. "
     )
     if found.r2 > 0:
-        caption += f"{method}. Importance is by how much its error grows if a key is shuffled, ± over shuffles."
+        caption += f"{method}. Importance is by how much R² falls if a key is shuffled, ± over shuffles."
         rows = [
-            [key, f"{share:.3f} ± {std:.3f}"]
+            [key, f"{share:.2f} ± {std:.2f}"]
             for key, share, std in zip(found.keys, found.share, found.std, strict=True)
         ]
-        table = html_table(["key", "importance (share of the variance)"], rows)
+        table = html_table(["key", "importance (loss of R²)"], rows)
     else:
         caption += f"Which keys matter: cannot tell. {method}: no better than the mean."
         table = ""
     metric = np.array([run.value for run in runs])
     figure = plot_parallel(found, metric, comparison.metric.name, comparison.metric.mode)
-    return Rendered(table + figure_svg(figure, "keys", caption), caption)
+    return Rendered(table + outline_text(figure_svg(figure, "keys", caption)), caption)
+
+
+def outline_text(svg: str) -> str:
+    """Return a figure whose texts can be read across lines: they have an outline of the color behind them."""
+    return svg.replace('<text style="', '<text style="paint-order: stroke; stroke: var(--panel); stroke-width: 3px; ')
 
 
 def plot_parallel(found: Importance, metric: np.ndarray, name: str, mode: str) -> "Figure":
@@ -149,7 +156,9 @@ def plot_parallel(found: Importance, metric: np.ndarray, name: str, mode: str) -
     from patchwork.figures.style import FRAME, GRID, MUTED, PALETTE, SMALL, TEXT
 
     keys, low, high = found.keys[:MAX_AXES], float(metric.min()), float(metric.max())
-    heights = np.column_stack([found.values[:, : len(keys)], (metric - low) / (high - low)])
+    ranks = np.argsort(np.argsort(metric, kind="stable"))
+    apart = MAX_OFFSET * (2 * ranks / (len(metric) - 1) - 1)  # runs of the same values are different lines
+    heights = np.column_stack([found.values[:, : len(keys)] + apart[:, None], (metric - low) / (high - low)])
     goodness = metric if mode == "max" else -metric
     best = goodness >= np.quantile(goodness, 0.75)
     figure = Figure(figsize=(8, 3.4), layout="constrained")

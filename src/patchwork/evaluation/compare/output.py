@@ -18,7 +18,7 @@ from patchwork.evaluation.compare.comparison import (
 )
 from patchwork.evaluation.compare.curves import render_curves
 from patchwork.evaluation.compare.folds import folds_accuracy, folds_sentence, unsaved_sentence
-from patchwork.evaluation.compare.importance import render_importance
+from patchwork.evaluation.compare.importance import outline_text, render_importance
 from patchwork.evaluation.compare.runs import Metric, choose_metric, group_settings, read_run
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.report.page import NUM_CLAIMS, PageSection, page_html
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LABEL = 70  # characters of a setting in the table
+MAX_DOTS_LABEL = 110  # and above its dots
 PLUS_MINUS = (
     "± is the standard deviation over seeds (n − 1); 'test set' is by how much one run would vary with other test "
-    "images"
+    "images; p is whether the trained models are as good as the best on new images (Holm), the verdict is on the "
+    "recipes, over seeds"
 )
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -103,9 +106,9 @@ def sentences(comparison: Comparison) -> list[str]:
     best, metric = comparison.rows[0], comparison.metric
     value = f"{best.setting.label}: {metric.name} {quantity(best)}."
     found = [f"The best is {value}" if comparison.others else f"There is nothing to compare with {value}"]
-    if comparison.others and math.isfinite(comparison.luck):
+    if comparison.num_rivals > 1 and math.isfinite(comparison.luck):
         found.append(
-            f"By luck, the best of {len(comparison.rows)} equally good settings would seem "
+            f"By luck, the best of {comparison.num_rivals} equally good settings would seem "
             f"{amount(comparison.luck, metric)} better than it is: expect {metric.name} {shrunk(comparison):.4f} of it."
         )
     found += [f"{other.label}: {describe(other, metric)}." for other in comparison.others]
@@ -163,7 +166,7 @@ def describe(other: SettingComparison, metric: Metric) -> str:
     if other.recipe.num_seeds < 2:
         return f"{text}; one seed tells nothing of the recipe"
     text += f"; of the recipe, over {other.recipe.num_seeds} seeds: {other.verdict}"
-    return text if other.seeds is None else f"{text} ({other.seeds} seeds each would tell the margin)"
+    return text if other.seeds is None else f"{text} ({other.seeds:,} seeds each would tell the margin)"
 
 
 def quantity(row: SettingRow) -> str:
@@ -179,20 +182,22 @@ def quantity(row: SettingRow) -> str:
 
 def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as a table and in words, for a terminal."""
-    table = format_table([table_row(row, comparison.metric.heading) for row in setting_rows(comparison)])
+    rows = [table_row(row, comparison.metric.heading) for row in setting_rows(comparison)]
+    table = format_table([{**row, "setting": shorten(row["setting"], MAX_LABEL)} for row in rows])
     return "\n".join([f"{about(comparison)}:", table, "", PLUS_MINUS, *sentences(comparison)])
 
 
 def table_row(row: dict[str, Any], metric: str) -> dict[str, str]:
-    """Return a row of `setting_rows` as the cells of the printed table."""
-    spread, test = row["std_over_seeds"], row["std_of_the_test_set"]
+    """Return a row of `setting_rows` as cells of a table, by their headings."""
+    spread, test, p_value = row["std_over_seeds"], row["std_of_the_test_set"], row.get("models_p_value_holm")
     return {
-        "setting": shorten(row["setting"], MAX_LABEL),
+        "setting": row["setting"],
         "model": row["model"],
         "runs": str(row["runs"]),
         metric: f"{row['mean']:.4f}",
         "± seeds": "" if spread is None else f"{spread:.4f}",
         "± test set": "" if test is None else f"{test:.4f}",
+        "p (models)": "" if p_value is None else p_text(p_value).removeprefix("p = ").removeprefix("p "),
         "seconds": "" if row["seconds"] is None else f"{row['seconds']:.0f}",
         "parameters": f"{row['parameters']:,}",
         "verdict": row["verdict"],
@@ -218,35 +223,12 @@ def comparison_page(comparison: Comparison, command: str) -> bytes:
     """Return the page of a comparison."""
     words = sentences(comparison)
     claims = tuple(Claim(text, (), rank) for rank, text in enumerate(words))
-    rows = [
-        [
-            row.setting.label,
-            row.model,
-            f"{row.mean:.4f}",
-            number(row.std),
-            number(row.test_std),
-            str(len(row.setting.runs)),
-            f"{row.seconds:.0f}",
-            f"{row.parameters:,}",
-            verdict_on(comparison, other),
-        ]
-        for row, other in zip(comparison.rows, [None, *comparison.others], strict=True)
-    ]
-    header = [
-        "setting",
-        "model",
-        comparison.metric.heading,
-        "± over seeds",
-        "± of the test set",
-        "runs",
-        "seconds",
-        "parameters",
-        "verdict",
-    ]
+    rows = [table_row(row, comparison.metric.heading) for row in setting_rows(comparison)]
+    cells = [[text.replace(" ", NO_BREAK) if key == "verdict" else text for key, text in row.items()] for row in rows]
     tested = f"{comparison.n:,} test samples. " if comparison.n else ""
     caption = f"{tested}{PLUS_MINUS}; differences below {comparison.margin:g} do not count."
     sections = [
-        PageSection("settings", "Settings", Rendered(html_table(header, rows), caption, claims=claims), command),
+        PageSection("settings", "Settings", Rendered(html_table([*rows[0]], cells), caption, claims=claims), command),
         PageSection("seeds", "All seeds", dots(comparison)),
         PageSection("curves", "Validation", render_curves(comparison)),
     ]
@@ -262,10 +244,6 @@ def paragraphs(texts: list[str]) -> str:
     return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
-def number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else ""
-
-
 def dots(comparison: Comparison) -> Rendered:
     """Return every run as a dot, and the spread that the test set alone would give as a bar."""
     from patchwork.figures.svg import figure_svg
@@ -274,7 +252,7 @@ def dots(comparison: Comparison) -> Rendered:
         "Every run is a dot, the mean of a setting a line. The gray bar is by how much a single run would vary with "
         "another test set (± 1 standard deviation)."
     )
-    return Rendered(figure_svg(plot_dots(comparison), "seeds", caption), caption)
+    return Rendered(outline_text(figure_svg(plot_dots(comparison), "seeds", caption)), caption)
 
 
 def plot_dots(comparison: Comparison) -> "Figure":
@@ -283,18 +261,17 @@ def plot_dots(comparison: Comparison) -> "Figure":
 
     from patchwork.figures.style import FRAME, GRID, MUTED, PALETTE, SMALL, TEXT
 
-    figure = Figure(figsize=(8, 0.9 + 0.35 * len(comparison.rows)), layout="constrained")
+    figure = Figure(figsize=(8, 0.6 + 0.5 * len(comparison.rows)), layout="constrained")
     axes = figure.add_subplot()
     for y, row in enumerate(comparison.rows):
         if math.isfinite(row.test_std):
-            axes.barh(y, 2 * row.test_std, left=row.mean - row.test_std, height=0.6, color=FRAME, alpha=0.6)
-        axes.plot([row.mean, row.mean], [y - 0.3, y + 0.3], color=TEXT, lw=1.2)
+            axes.barh(y, 2 * row.test_std, left=row.mean - row.test_std, height=0.4, color=FRAME, alpha=0.6)
+        axes.plot([row.mean, row.mean], [y - 0.2, y + 0.2], color=TEXT, lw=1.2)
         axes.plot(row.setting.values, [y] * len(row.setting.runs), "o", color=PALETTE[0], ms=5, alpha=0.8)
-    labels = [
-        row.setting.label if len(row.setting.label) < 60 else f"{row.setting.label[:59]}…" for row in comparison.rows
-    ]
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.text(0.005, y - 0.27, shorten(row.setting.label, MAX_DOTS_LABEL), fontsize=SMALL, color=TEXT, va="bottom",
+                  transform=axes.get_yaxis_transform(), parse_math=False)  # fmt: skip
+    axes.set_yticks([])  # a label above its row leaves the width to the values
+    axes.set_ylim(len(comparison.rows) - 0.6, -0.7)
     axes.set_xlabel(comparison.metric.heading, fontsize=SMALL, color=TEXT)
     axes.tick_params(labelsize=SMALL, labelcolor=MUTED, color=GRID)
     axes.grid(axis="x", color=GRID, lw=0.6)
