@@ -18,7 +18,16 @@ from patchwork.evaluation.compare.output import (
     sentences,
     setting_rows,
 )
-from patchwork.evaluation.compare.runs import Answers, FinishedRun, Metric, Setting, choose_metric, find_runs, newest
+from patchwork.evaluation.compare.runs import (
+    Answers,
+    FinishedRun,
+    Metric,
+    Setting,
+    choose_metric,
+    find_runs,
+    make_labels,
+    newest,
+)
 
 NUM_DIGITS, NUM_GRIDS = 2000, 2000
 ACCURACY = Metric("accuracy", "max", True, "accuracy")
@@ -212,6 +221,19 @@ def test_rows_and_page_hold_what_was_found() -> None:
     page = comparison_page(result, "patchwork compare")
     assert page == comparison_page(result, "patchwork compare")
     assert b"<b>" not in page.replace(b"<b>0</b>", b"")
+
+
+def test_labels_begin_with_what_tells_settings_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {
+        "a": ["x=1", "long=1", "y=1"],
+        "b": ["x=1", "long=1", "y=2"],
+        "c": ["x=1", "long=1", "y=2", "z=1"],
+        "d": ["x=1"],
+    }
+    monkeypatch.setattr("patchwork.evaluation.compare.runs.typed_overrides", lambda run: words[run.run_dir.name])
+    labels, shared = make_labels([[FinishedRun(Path(name), 0, None, 0, {}, {})] for name in words])
+    assert labels == ["y=1 long=1", "y=2 long=1", "z=1 y=2 long=1", "default"]
+    assert shared == "x=1"
 
 
 def test_a_multirun_names_the_runs_of_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

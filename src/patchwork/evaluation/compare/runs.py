@@ -1,6 +1,7 @@
 """Finished runs, read from their files alone, and grouped into settings that differ in more than the seed."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
@@ -254,11 +255,16 @@ def newest(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 def make_labels(settings: Sequence[Sequence[FinishedRun]]) -> tuple[list[str], str]:
     """Return a different name for each setting, the overrides that not all share, and those that they do.
 
-    Settings of the same overrides are told apart by keys.
+    The overrides that the fewest settings have come first, so that names that are cut short differ. Settings of the
+    same overrides are told apart by keys.
     """
     typed = [typed_overrides(members[0]) for members in settings]
     shared = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
-    labels = [" ".join(each for each in words if each not in shared) or "default" for words in typed]
+    counts = Counter(word for words in typed for word in words)
+    labels = [
+        " ".join(sorted((word for word in words if word not in shared), key=counts.__getitem__)) or "default"
+        for words in typed
+    ]
     for index, label in enumerate(labels):
         twins = [other for other, words in enumerate(labels) if words == label]
         if len(twins) > 1:
