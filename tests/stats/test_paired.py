@@ -59,12 +59,23 @@ def test_interval_covers_the_difference_and_power_is_what_the_formula_says(monke
     for _ in range(1000):
         right_a, right_b, units = simulate(rng, error_a, error_b)
         contributions, _ = unit_differences(right_a, right_b, units)
-        test = paired_test(contributions, NUM_GRIDS)
+        test = paired_test(contributions, NUM_GRIDS, len(np.unique(units)))
         covered.append(test.low < truth < test.high)
         found.append(test.low > 0)
         errors.append(test.std_error)
     assert 0.935 <= np.mean(covered) <= 0.965
     assert np.mean(found) == pytest.approx(norm.cdf(truth / np.mean(errors) - 1.96), abs=0.03)
+
+
+def test_standard_error_is_that_of_large_differences_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchwork.stats.paired.NUM_FLIPS", 9)
+    rng, tests = np.random.default_rng(3), []
+    for _ in range(1000):
+        right_a, right_b = rng.random((360, 1)) < 0.96, rng.random((360, 1)) < 0.63
+        contributions, _ = unit_differences(right_a, right_b, np.arange(360)[:, None])
+        tests.append(paired_test(contributions, 360, 360))
+    expected = np.std([test.difference for test in tests])
+    assert np.mean([test.std_error for test in tests]) == pytest.approx(expected, rel=0.07)
 
 
 @pytest.mark.parametrize("sticks", [True, False])
@@ -125,7 +136,7 @@ def test_contributions_add_up_to_the_difference() -> None:
 
 def test_a_model_against_itself_is_no_different() -> None:
     right, _, units = simulate(np.random.default_rng(0), 0.05, 0.1)
-    test = paired_test(unit_differences(right, right, units)[0], NUM_GRIDS)
+    test = paired_test(unit_differences(right, right, units)[0], NUM_GRIDS, NUM_DIGITS)
     assert (test.difference, test.p_value, test.num_units) == (0, 1, 0)
 
 
@@ -134,7 +145,7 @@ def test_order_of_samples_does_not_matter() -> None:
     arrays = simulate(rng, 0.05, 0.1)
     order = rng.permutation(NUM_GRIDS)
     one, other = (
-        paired_test(unit_differences(*(array[rows] for array in arrays))[0], NUM_GRIDS)
+        paired_test(unit_differences(*(array[rows] for array in arrays))[0], NUM_GRIDS, NUM_DIGITS)
         for rows in (np.arange(NUM_GRIDS), order)
     )
     assert one == pytest.approx(other)

@@ -109,16 +109,18 @@ def blame(differs: np.ndarray, images: np.ndarray) -> np.ndarray:
     return culprit[:, None]
 
 
-def paired_test(contributions: np.ndarray, num_samples: int) -> PairedTest:
+def paired_test(contributions: np.ndarray, num_samples: int, num_tested: int) -> PairedTest:
     """Test whether two models are equally good on new digits.
 
     Args:
         contributions: (U,) of the units on which they differ, see `unit_differences`; means over seeds, if there are
             several pairs.
         num_samples: N.
+        num_tested: number of all units, most of which contribute nothing: the standard error is about their mean.
     """
     difference = float(contributions.sum()) / num_samples
-    std_error = math.sqrt(float((contributions**2).sum())) / num_samples
+    mean = float(contributions.sum()) / num_tested
+    std_error = math.sqrt(max(float((contributions**2).sum()) - num_tested * mean**2, 0)) / num_samples
     return PairedTest(
         difference,
         std_error,

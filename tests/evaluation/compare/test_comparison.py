@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from patchwork.core.errors import DataError
-from patchwork.evaluation.compare.comparison import compare
+from patchwork.evaluation.compare.comparison import compare, sampling_spread
 from patchwork.evaluation.compare.output import (
     comparison_page,
     comparison_text,
@@ -87,6 +87,16 @@ def test_test_set_spread_is_larger_than_that_of_independent_grids() -> None:
     independent = (error * (1 - error) / NUM_GRIDS) ** 0.5
     assert row.test_std > 1.5 * independent
     assert row.test_std == pytest.approx(row.std, rel=0.9)  # each simulated seed errs on digits of its own
+
+
+def test_test_set_spread_is_that_over_other_digits() -> None:
+    """Half of the grids are right, so that residuals that are not centered would vary twice as much."""
+    rng, values, spreads = np.random.default_rng(0), [], []
+    for _ in range(400):
+        right = (rng.random(300) >= 0.16)[UNITS[:300] % 300]
+        values.append(right.all(axis=1).mean())
+        spreads.append(sampling_spread(Answers(right, UNITS[:300] % 300, b"")))
+    assert np.mean(spreads) == pytest.approx(np.std(values), rel=0.1)
 
 
 def test_one_seed_tells_nothing_of_the_recipe() -> None:

@@ -190,16 +190,16 @@ def test_models(
 ) -> PairedTest | None:
     """Test the trained models of pairs of runs over new images; None without a pair, or if answers are not saved."""
     sums: dict[int, float] = {}
-    count = 0
+    count = num_tested = 0
     for run_a, run_b in pairs:
         a, b = answers[run_a.run_dir], answers[run_b.run_dir]
         if a is None or b is None:
             return None
         contributions, units = unit_differences(a.right, b.right, a.units)
-        count = len(a.right)
+        count, num_tested = len(a.right), len(np.unique(a.units[a.units >= 0]))
         for unit, value in zip(units.tolist(), contributions.tolist(), strict=True):
             sums[unit] = sums.get(unit, 0.0) + value / len(pairs)
-    return paired_test(np.array([*sums.values()]), count) if pairs else None
+    return paired_test(np.array([*sums.values()]), count, num_tested) if pairs else None
 
 
 def test_recipes(
