@@ -147,6 +147,7 @@ def test_folds_of_one_seed_are_no_seeds() -> None:
     folds = {(0, fold): 0.1 * fold for fold in range(5)}
     one, other = make_folds("one", folds), make_folds("other", {key: value + 0.5 for key, value in folds.items()})
     result = compare([one, other], metric=LOSS, margin=0.001)
+    assert setting_rows(result)[0]["folds"] == [0, 1, 2, 3, 4]
     assert np.isnan(result.rows[0].std)
     assert result.rows[0].mean == pytest.approx(0.2)
     assert result.others[0].recipe is not None

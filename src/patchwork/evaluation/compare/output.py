@@ -48,6 +48,7 @@ def setting_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "model": row.model,
                 "runs": len(row.setting.runs),
                 "seeds": [run.seed for run in row.setting.runs],
+                **folds_of(row),
                 "values": row.setting.values.tolist(),
                 "mean": row.mean,
                 "std_over_seeds": known(row.std),
@@ -67,6 +68,12 @@ def verdict_on(comparison: Comparison, other: SettingComparison | None) -> str:
     if other is not None:
         return other.verdict
     return "best" if comparison.others else ""
+
+
+def folds_of(row: SettingRow) -> dict[str, list[int]]:
+    """Return the fold of each run of a cross-validation as plain values."""
+    folds = [run.fold for run in row.setting.runs if run.fold is not None]
+    return {"folds": folds} if folds else {}
 
 
 def known(value: float) -> float | None:
