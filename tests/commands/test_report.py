@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def test_figures_are_chosen(
     assert command("report", f"run={run_copy}", f"figures={figures}") == 0
     assert made == shown
     assert ('<section id="audit">' in (run_copy / "report.html").read_text()) == (figures == "all")
+
+
+def test_a_page_without_figures_needs_no_weights(command: Command, run_copy: Path) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    assert command("report", f"run={run_copy}", "figures=none") == 0
+    assert "All metrics of the 32 test grids" in (run_copy / "report.html").read_text()
+    assert command("report", f"run={run_copy}", "figures=confusion") == 3
 
 
 def test_audit_is_a_section_of_the_page(command: Command, run_copy: Path) -> None:

@@ -92,6 +92,8 @@ def test_run_is_loaded_by_its_checkpoint(run_copy: Path) -> None:
     assert Run.load(run_copy / "checkpoints/best.ckpt").run_dir == run_copy
     with pytest.warns(PatchworkWarning, match=r"last\.ckpt names its run, of which best\.ckpt is used"):
         assert Run.load(run_copy / "checkpoints/last.ckpt").run_dir == run_copy
+    with pytest.warns(PatchworkWarning, match=f"checkpoints is within the run {run_copy}, which is used"):
+        assert Run.load(run_copy / "checkpoints").run_dir == run_copy
 
 
 # --- what may change -------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_unfinished_run_is_loaded_with_a_warning(run_copy: Path) -> None:
         (message,) = (str(each.message) for each in warned)
         assert message == (
             f"run={run_copy} is not finished: it stopped at step 2 of 2; patchwork train resume={run_copy} finishes "
-            "it. Its best weights so far are used"
+            "it. Its best weights so far are used, of epoch 1"
         )
         assert warned[0].filename == __file__
 
@@ -328,5 +328,18 @@ def test_logged_loss_does_not_depend_on_gradient_accumulation(command: Command, 
 def test_a_run_without_weights_says_so(tmp_path: Path, finished_run: Path) -> None:
     for name in ("config.yaml", "manifest.json"):
         (tmp_path / name).write_bytes((finished_run / name).read_bytes())
-    with pytest.raises(DataError, match="has no weights: its training has saved none yet"):
+    with pytest.raises(DataError, match="is a finished run, but its weights are gone"):
         Run.load(tmp_path)
+    set_status(tmp_path, "running")
+    with pytest.raises(DataError, match=f"is not finished and has no weights.*: patchwork train resume={tmp_path}"):
+        Run.load(tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_first_epoch_ended_is_loaded(run_copy: Path) -> None:
+    set_status(run_copy, "running")
+    (run_copy / "checkpoints" / "last.ckpt").unlink()
+    with pytest.warns(PatchworkWarning, match="it stopped at step 2 of 2"):
+        Run.load(run_copy)
+    (run_copy / "checkpoints" / "best.ckpt").rename(run_copy / "checkpoints" / "last.ckpt")
+    with pytest.warns(PatchworkWarning, match="Its latest weights are used, as it was never validated"):
+        Run.load(run_copy)

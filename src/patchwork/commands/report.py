@@ -1,6 +1,7 @@
 """Write the page of a run: figures of what its model does and why, in one file that needs no network."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from patchwork.commands.app import call_command
@@ -27,7 +28,8 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
 
     Args:
         run: a run directory.
-        figures: all, none, or the names of figures, as [confusion,calibration]; audit is one of them.
+        figures: all, none (which needs no weights), or the names of figures, as [confusion,calibration]; audit is one
+            of them.
         replay: play the first validation samples through all epochs in the terminal, and write no page; for a run that
             was trained with watch=true.
 
@@ -39,9 +41,17 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
         raise ConfigError(f"replay=true is not allowed with figures={figures}: it writes no page")
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.report.build import write_page
-    from patchwork.runs.page import describe_run, make_inputs
+    from patchwork.runs.page import describe_run, inputs_without_weights, make_inputs
     from patchwork.runs.run import Run
+    from patchwork.runs.run_dir import locate_run, read_config, warn_of_other_path
+    from patchwork.training.checkpoint_io import BEST
 
+    if figures == "none":
+        run_dir = locate_run(run)
+        config = read_config(run_dir)
+        warn_of_other_path(run, run_dir, BEST)
+        print_page(write_page(describe_run(run_dir, config), inputs_without_weights(run_dir, config), []).path)
+        return
     loaded = Run.load(run)
     if replay:
         from patchwork.runs.replay import play
@@ -55,13 +65,17 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
         audit = audit_section(str(loaded.run_dir), loaded.task, loaded.data)
         description = replace(description, extra=(audit,))
     path, left_out = write_page(description, inputs, chosen)
-    print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
+    print_page(path)
     if figures == "all" and left_out:
         print(f"not shown: {', '.join(left_out)}; the end of the page says why")
-    elif figures not in ("all", "none"):
+    elif figures != "all":
         for name, reason in left_out.items():
             print(f"not shown: {name}: {reason}")
         print("the page has these figures alone: figures=all writes it with every one")
+
+
+def print_page(path: Path) -> None:
+    print(f"{path} ({path.stat().st_size / 1e3:,.0f} KB)")
 
 
 def choose_figures(figures: str | list[str]) -> "tuple[list[Section], bool]":

@@ -1,6 +1,8 @@
 """What the page of a run is made of: its description, and its task with saved predictions."""
 
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,6 +60,19 @@ def read_history(run_dir: Path) -> list[Snapshot]:
     """
     states = [read_checkpoint(path) for path in watched_paths(run_dir)]
     return [Snapshot(state["epoch"], state["step"], state["state_dict"]) for state in states]
+
+
+def inputs_without_weights(run_dir: Path, config: DictConfig) -> AnalysisInputs:
+    """Return what a page without figures is made of: saved predictions, and a task with the weights it begins with.
+
+    Raises:
+        DataError: if the data set on this machine is not that of the run.
+    """
+    with preserve_rng(), patch.dict(os.environ):
+        data, task = build(config)
+    data.prepare_data()
+    check_dataset(read_manifest(run_dir), data)
+    return saved_inputs(run_dir, task, data)
 
 
 def saved_inputs(run_dir: Path, task: Task, data: BaseDataModule) -> AnalysisInputs:

@@ -24,7 +24,7 @@ from patchwork.runs.run_dir import (
     locate_run,
     read_config,
     runs_root,
-    warn_of_other_checkpoint,
+    warn_of_other_path,
 )
 
 ACCELERATOR_KEYS = tuple(f"trainer.{name}" for name in ("accelerator", "devices", "strategy", "deterministic"))
@@ -65,7 +65,7 @@ def find_run(config: DictConfig, overrides: Sequence[str] = ()) -> tuple[DictCon
                 f"resume={config.resume} is not a run directory: it does not exist; resume=auto continues the latest "
                 "run of the same configuration, and patchwork runs lists all runs"
             )
-        warn_of_other_checkpoint(config.resume, run_dir, "last.ckpt")
+        warn_of_other_path(config.resume, run_dir, "last.ckpt")
         return resumed_config(config, overrides, run_dir), run_dir
     new_config = strip_launch_keys(config)
     if config.run_dir is None:

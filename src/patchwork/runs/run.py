@@ -31,7 +31,7 @@ from patchwork.runs.run_dir import (
     locate_run,
     read_config,
     test_result,
-    warn_of_other_checkpoint,
+    warn_of_other_path,
 )
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import Predictions
@@ -83,13 +83,13 @@ class Run:
         """
         path, run_dir = run_dir, locate_run(run_dir)
         config = read_config(run_dir)
-        warn_of_other_checkpoint(path, run_dir, BEST)
+        warn_of_other_path(path, run_dir, BEST)
         with preserve_rng(), patch.dict(os.environ):
             data, task = build(config)
         make_precision(config.trainer.precision, task.device).convert_module(task)
-        load_best(task, run_dir)
+        checkpoint = load_best(task, run_dir)
         manifest = read_manifest(run_dir)
-        warn_unfinished(run_dir, config, manifest, data)
+        warn_unfinished(run_dir, config, manifest, data, checkpoint)
         return cls(run_dir, config, manifest, task.eval(), data)
 
     def predictions(self, split: EvalSplit) -> Predictions:
@@ -152,18 +152,37 @@ class Run:
             return run_test(make_trainer(config, [EvalProgress()]), self.task, self.data)
 
 
-def warn_unfinished(run_dir: Path, config: DictConfig, manifest: dict[str, Any], data: BaseDataModule) -> None:
-    """Warn if a run has not come to its end, so that its weights are only the best so far."""
+def warn_unfinished(
+    run_dir: Path, config: DictConfig, manifest: dict[str, Any], data: BaseDataModule, used: dict[str, Any]
+) -> None:
+    """Warn if a run has not come to its end, so that the weights that are used are only the best so far."""
     if manifest.get("status") in (None, "finished", "evaluated"):  # the latter lacks no more than figures
         return
-    total = num_steps(config.trainer, data.num_batches("train"))
-    step = read_latest(run_dir / "checkpoints" / LAST).get("global_step", 0)
+    last = run_dir / "checkpoints" / LAST
+    latest = read_latest(last) if last.exists() or backup_path(last).exists() else used
+    step, total = latest.get("global_step", 0), num_steps(config.trainer, data.num_batches("train"))
     position = f"step {step:,} of {total:,}" if total else f"step {step:,}"
     if is_locked(run_dir, LOCK_FILE):
         state = f"is still being trained, by now beyond {position}"
     else:
         state = f"stopped at {position}; {shell_command('train', resume=str(run_dir))} finishes it"
-    warn(f"run={run_dir} is not finished: it {state}. Its best weights so far are used")
+    if best_checkpoint(run_dir).name == BEST:
+        weights = f"Its best weights so far are used, of epoch {used.get('epoch', 0) + 1}"
+    else:
+        weights = "Its latest weights are used, as it was never validated"
+    warn(f"run={run_dir} is not finished: it {state}. {weights}")
+
+
+def missing_weights(run_dir: Path) -> DataError:
+    """Return the error of a run without weights, with the command that goes on with it."""
+    if is_locked(run_dir, LOCK_FILE):
+        return DataError(f"{run_dir} has no weights yet: it is still being trained, and its first epoch is not over")
+    if read_manifest(run_dir).get("status") == "finished":
+        return DataError(
+            f"{run_dir} is a finished run, but its weights are gone: {best_checkpoint(run_dir)} is missing"
+        )
+    command = shell_command("train", resume=str(run_dir))
+    return DataError(f"{run_dir} is not finished and has no weights, as it ended before any were saved: {command}")
 
 
 def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
@@ -174,10 +193,7 @@ def load_best(task: Task, run_dir: Path) -> dict[str, Any]:
     """
     path = best_checkpoint(run_dir)
     if not path.exists() and not backup_path(path).exists():
-        raise DataError(
-            f"{run_dir} has no weights: its training has saved none yet, or was ended before it did; "
-            "`patchwork runs` lists the runs that have finished"
-        )
+        raise missing_weights(run_dir)
     checkpoint = read_latest(path)
     load_weights(task, checkpoint, path)
     return checkpoint

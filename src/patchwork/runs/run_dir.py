@@ -38,10 +38,13 @@ def is_run_dir(path: Path) -> bool:
     return exists(path / CONFIG_FILE) and (exists(path / MANIFEST_FILE) or exists(path / "checkpoints"))
 
 
-def warn_of_other_checkpoint(path: str | Path, run_dir: Path, used: str) -> None:
-    """Warn if a path names another checkpoint of a run than the one that is used."""
+def warn_of_other_path(path: str | Path, run_dir: Path, used: str) -> None:
+    """Warn if a path names neither the directory of a run nor the checkpoint of it that is used."""
     path = expand_home(path)
-    if path.suffix == ".ckpt" and path.name != used and exists(run_dir / "checkpoints" / used):
+    if path.suffix != ".ckpt":
+        if path.resolve() != run_dir.resolve():
+            warnings.warn(f"{path} is within the run {run_dir}, which is used", PatchworkWarning, stacklevel=2)
+    elif path.name != used and exists(run_dir / "checkpoints" / used):
         warnings.warn(f"{path} names its run, of which {used} is used", PatchworkWarning, stacklevel=2)
 
 
