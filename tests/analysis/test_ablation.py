@@ -50,7 +50,9 @@ def test_every_part_has_an_effect_and_the_network_stays_as_it_is(name: str, tmp_
     assert all(torch.equal(a, b) for a, b in zip(before, inputs.task.parameters(), strict=True))
     assert torch.equal(inputs.task.predict_step(inputs.first(8), 0).prediction, answers)
     result.save(tmp_path)
-    assert render(Ablation.load(tmp_path)) == render(result)
+    rendered = render(result)
+    assert render(Ablation.load(tmp_path)) == rendered
+    assert ("pairs of" in rendered.caption) == (len(result.heads) > 1)
 
 
 def test_a_head_that_is_not_read_has_no_effect_at_all() -> None:
@@ -131,7 +133,8 @@ def test_the_sentence_is_about_accuracy_or_there_is_none() -> None:
     result = Ablation(("loss", "answers"), 1.0, drop, loss, (), np.zeros((0, 0)), 8, "test digits")
     (claim,) = render(result).claims
     assert claim.text.startswith(
-        "Without answers, replaced by its mean over samples, its accuracy falls by 25.0 points"
+        "Without answers, replaced by its mean over samples, the share of right answers about 8 test digits falls "
+        "by 25.0 points"
     )
     nothing = Ablation(("loss", "answers"), 1.0, np.zeros((2, 3, 3)), loss, (), np.zeros((0, 0)), 8, "test digits")
     assert render(nothing).claims == ()

@@ -55,6 +55,8 @@ def test_every_model_with_attention_has_maps(name: str, tmp_path: Path) -> None:
     assert rendered == render(AttentionMaps.load(tmp_path))
     assert len(rendered.html) < 300_000
     assert "nan" not in rendered.table
+    assert ("The frame is" in rendered.caption) == ("<rect" in rendered.html)
+    assert ("In matrices" in rendered.caption) == ("rows are queries" in rendered.html)
 
 
 def test_layers_are_those_of_the_network() -> None:

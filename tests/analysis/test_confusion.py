@@ -36,7 +36,7 @@ def test_planted_errors_are_in_their_cells_and_nowhere_else() -> None:
     numbers = result.numbers()
     assert numbers["accuracy, class"].value == 193 / 200
     assert numbers["4 taken for 9"].low < 0.35 < numbers["4 taken for 9"].high
-    assert "takes 4 for 9: in 7 of 20 test images (35.00%" in render(result).claims[0].text
+    assert "takes 4 for 9: in 7 of 20 test images of 4 (35.00%" in render(result).claims[0].text
 
 
 def test_a_class_that_does_not_occur_keeps_its_row_and_column() -> None:

@@ -21,5 +21,5 @@ def test_an_effect_of_few_pairs_has_no_interval(known: bool) -> None:
     )
     rendered = render(result)
     assert "nan" not in rendered.html + rendered.claims[0].text
-    assert ("(0.88 to 0.94)" in rendered.claims[0].text) is known
+    assert ("(95 % interval 0.88 to 0.94)" in rendered.claims[0].text) is known
     assert ("(0.88 – 0.94)" in rendered.html) is known

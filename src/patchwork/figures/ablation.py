@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchwork.figures.rendered import Claim, Rendered
+from patchwork.figures.rendered import Claim, Rendered, interval_text
 
 if TYPE_CHECKING:
     from patchwork.analysis.ablation import Ablation
@@ -19,12 +19,23 @@ BAR = 9  # em of the longest bar
 def render(result: Ablation) -> Rendered:
     """Render the effects, the most needed part first."""
     caption = (
-        f"Accuracy lost and loss gained when a part is replaced by its mean, over {result.n} {result.unit}, with 95 % "
-        "intervals; what another sample's activation or zero would cost is beside it, and the most of pairs of heads. "
-        "An effect is a lower bound, as other parts may step in; one of 0 without an interval changed no answer."
+        f"Points of accuracy (the share of single answers that are right) lost and loss gained when a part is replaced "
+        f"by its mean, over {result.n} {result.unit}, with 95 % intervals; what another sample's activation or zero "
+        f"would cost is beside it. {describe_pairs(result)}An effect is a lower bound, as other parts may step in; one "
+        "of 0 without an interval changed no answer."
     )
     html = f'<div class="columns"><div>{effects_table(result)}</div><div>{pairs_table(result)}</div></div>'
     return Rendered(html, caption, claims=claims(result))
+
+
+def describe_pairs(result: Ablation) -> str:
+    """Return the sentence about which pairs of heads are in the table."""
+    count, heads = len(result.heads), sum(" head " in part for part in result.parts)
+    num_pairs = count * (count - 1) // 2
+    if not num_pairs:
+        return ""
+    tried = f"{num_pairs:,} pairs of {'the first ' if count < heads else ''}{count} heads"
+    return f"Of {tried}, the {min(MAX_PAIRS, num_pairs)} are shown whose loss differs most from the sum of both. "
 
 
 def claims(result: Ablation) -> tuple[Claim, ...]:
@@ -34,8 +45,9 @@ def claims(result: Ablation) -> tuple[Claim, ...]:
         return ()
     value, low, high = 100 * result.accuracy_drop[index, 0]
     text = (
-        f"Without {result.parts[index]}, replaced by its mean over samples, its accuracy falls by {value:.1f} points "
-        f"(95 % interval {low:.1f} to {high:.1f}): no other part costs more."
+        f"Without {result.parts[index]}, replaced by its mean over samples, the share of right answers about "
+        f"{result.n} {result.unit} falls by {value:.1f} points ({interval_text(low, high, '.1f')}): no other part "
+        "costs more."
     )
     return (Claim(text, (f"accuracy lost without {result.parts[index]}",), rank=60),)
 
@@ -60,8 +72,9 @@ def effects_table(result: Ablation) -> str:
 
 
 def between(low: float, high: float) -> str:
-    """Return an interval in brackets; nothing if it has no width, as of effects that are all the same."""
-    return "" if low == high else f"({low:.2f} – {high:.2f})"
+    """Return an interval in brackets; nothing if its ends look the same, as of effects that are all the same."""
+    ends = f"{low:.2f}", f"{high:.2f}"
+    return "" if ends[0] == ends[1] else f"({ends[0]} – {ends[1]})"
 
 
 def pairs_table(result: Ablation) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchwork.figures.rendered import Claim, Rendered, html_table
+from patchwork.figures.rendered import Claim, Rendered, html_table, interval_text
 from patchwork.figures.thumbnails import data_uri, thumbnail
 
 if TYPE_CHECKING:
@@ -27,23 +27,31 @@ def render(result: AttentionMaps) -> Rendered:
     panels = "".join(layer_panel(result, layer) for layer in result.by_layer())
     html = f'{image_definitions(result.images)}{legend()}<div class="stepper" data-stepper="Layer">{panels}</div>'
     caption = (
-        f"Attention of all layers and heads for {len(result.images)} {result.unit}; numbers are means over {result.n}. "
-        "Maps are of the query that answers: the class token, the digit that is written, or the mean of all patches; "
-        f"small matrices have all queries as rows, and at most {MAX_QUERIES} queries have a map. The opacity is the "
-        "square root of the weight, on one scale. Beneath each head: its effective number of keys, exp of the entropy, "
-        "of all there are; equal weights would have them "
-        f"all. {describe_fields(result)}Where a head looks is not yet what it takes: the maps of what it moves weigh "
-        "each key by the length of its value after the output projection."
+        f"Attention of all layers and heads for the first {len(result.images)} {result.unit}; numbers are means over "
+        f"{result.n}. {describe_maps(result)}The opacity is the square root of the weight, on one scale. Beneath each "
+        "head: its effective number of keys, exp of the entropy, of all there are; equal weights would have them all. "
+        "Where a head looks is not yet what it takes: what it moves weighs each key by the length of its value after "
+        "the output projection."
     )
     return Rendered(html, caption, head_table(result), claims=claims(result))
 
 
-def describe_fields(result: AttentionMaps) -> str:
-    """Return the sentence about how much of the image a patch depends on."""
-    if not len(result.fields):
-        return ""
-    height, width = (result.fields[:, 1::2] - result.fields[:, ::2]).max(axis=0)
-    return f"The frame is what the key of the largest weight depends on, up to {height}×{width} pixels. "
+def describe_maps(result: AttentionMaps) -> str:
+    """Return the sentences about what is drawn over images, what as a matrix, and what is left out of them."""
+    layers, text = result.by_layer(), ""
+    mapped, matrices = ([each for each in layers if is_mapped(each) == maps] for maps in (True, False))
+    if mapped:
+        text += "Maps are of the query that answers: the class token, the digit that is written, or the mean of all. "
+    if any(not each.is_self_attention and each.weights.shape[2] > MAX_QUERIES for each in mapped):
+        text += f"Of more queries, the first {MAX_QUERIES} have a map. "
+    if any(has_frames(result, each) for each in mapped):
+        height, width = (result.fields[:, 1::2] - result.fields[:, ::2]).max(axis=0)
+        text += f"The frame is what the key of the largest weight depends on, up to {height}×{width} pixels. "
+    if matrices:
+        text += "In matrices, rows are queries and columns keys. "
+    if any(each.weights[0, 0].size > MAX_SMALL for each in matrices):
+        text += f"Those of more than {MAX_SMALL:,} weights are of the first sample alone. "
+    return text
 
 
 def legend() -> str:
@@ -92,7 +100,7 @@ def sample_row(result: AttentionMaps, layer: Layer, values: np.ndarray, index: i
     """Return a table row: the map of each head, for a sample's answer."""
     cells = []
     for head, table in enumerate(values):
-        description = f"{layer.name}, head {head + 1}, sample {index + 1}"
+        description = f"{layer.name}, head {head + 1}, sample {index + 1}, read as {result.answers[index]}"
         cells.append(f"<td>{head_maps(result, layer, table, index, description)}</td>")
     image = thumbnail(result.images[index], f"sample {index + 1}, read as {result.answers[index]}", height=SIDE // 2)
     return f'<tr><th scope="row">{image}<br>{escape(result.answers[index])}</th>{"".join(cells)}</tr>'
@@ -103,6 +111,11 @@ def is_mapped(layer: Layer) -> bool:
     if layer.keys.kind == "tokens":
         return False
     return not layer.is_self_attention or bool(layer.keys.prefix) or layer.weights.shape[2] > MAX_MATRIX
+
+
+def has_frames(result: AttentionMaps, layer: Layer) -> bool:
+    """Return whether it is known which pixels each key of a layer depends on."""
+    return layer.keys.kind == "patches" and len(result.fields) == layer.keys.rows * layer.keys.cols
 
 
 def head_maps(result: AttentionMaps, layer: Layer, table: np.ndarray, index: int, description: str) -> str:
@@ -132,7 +145,7 @@ def spatial_map(
     grid = row[layer.keys.prefix :].reshape(layer.keys.rows, layer.keys.cols)
     blocks = data_uri(np.moveaxis(heat(grid), -1, 0))
     frame = ""
-    if layer.keys.kind == "patches" and len(result.fields) == grid.size:
+    if has_frames(result, layer):
         top, bottom, left, right = result.fields[int(grid.argmax())].tolist()
         frame = (
             f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" fill="none" '
@@ -165,7 +178,7 @@ def head_table(result: AttentionMaps) -> str:
                     f"{layer.name}, head {head + 1}",
                     f"{value:.2f} ({low:.2f} – {high:.2f}) of {layer.weights.shape[-1]}",
                     f"{distance:.2f}" if np.isfinite(distance) else "",
-                    f"{own[0]:.1%} ({own[1]:.1%} – {own[2]:.1%})" if np.isfinite(own[0]) else "",
+                    f"{own[0]:.1%} ({max(own[1], 0):.1%} – {min(own[2], 1):.1%})" if np.isfinite(own[0]) else "",
                 ]
             )
     return html_table(["head", "effective keys", "mean distance, patches", "on the cell of the digit"], rows)
@@ -182,7 +195,7 @@ def claims(result: AttentionMaps) -> tuple[Claim, ...]:
         return ()
     _, name, (value, low, high) = best
     text = (
-        f"When it writes a digit, {name} puts {value:.1%} (95 % interval {low:.1%} to {high:.1%}) of its weight on the "
-        "cell of that digit."
+        f"When it writes a digit, {name} puts {value:.1%} ({interval_text(max(low, 0), min(high, 1), '.1%')}) of its "
+        f"weight on the cell of that digit, mean over {result.n} {result.unit}."
     )
     return (Claim(text, (f"{name}, share on the cell of the digit",), rank=50),)

@@ -26,8 +26,9 @@ def render(result: Calibration) -> Rendered:
     caption = (
         f"How often answers are wrong against how often the model expects them to be, for {result.n:,} {result.unit}; "
         "isotonic regression, no bins. The band holds 95 % of what a perfectly calibrated model would show; the marks "
-        f"below are single samples. {SHARED if result.shares_images else ''}"
-        f"Calibration error {result.error:.2%}, of a perfect model {result.perfect_error:.2%} on average and at most "
+        f"below are single samples, {min(len(result.rug), result.n):,} of them. Errors expected or observed in more "
+        f"than {HIGHEST:.0%} are drawn there. {SHARED if result.shares_images else ''}Calibration error "
+        f"{result.error:.2%}, of a perfect model {result.perfect_error:.2%} on average and at most "
         f"{result.perfect_limit:.2%} in 95 % of simulations (p = {result.p_value:.3f}): {result.verdict}."
     )
     svg = figure_svg(plot(result), result.name, caption)
@@ -48,8 +49,8 @@ def render(result: Calibration) -> Rendered:
 def claim(result: Calibration) -> Claim:
     """Return the sentence about the probabilities."""
     text = (
-        f"Its probabilities are {result.verdict}: it expects {result.confidence:.2%} to be right, and "
-        f"{result.accuracy:.2%} are (calibration error {result.error:.2%}, of a perfect model "
+        f"Its probabilities are {result.verdict}: of {result.n:,} {result.unit}, it expects {result.confidence:.2%} to "
+        f"be right, and {result.accuracy:.2%} are (calibration error {result.error:.2%}, of a perfect model "
         f"{result.perfect_error:.2%}, p = {result.p_value:.3f})."
     )
     return Claim(text, ("calibration error", "of a perfect model", "p value"), rank=40)

@@ -26,9 +26,20 @@ def render(result: Confusion) -> Rendered:
     html = f'<div class="columns"><div>{matrix_table(first)}{more}</div>{pairs_list(result.largest())}</div>'
     caption = (
         f"Rows are targets, columns predictions, of {total:,} {result.unit}; {errors:,} are wrong. Errors are shaded "
-        "on their own scale, by the share of their row. Brackets are 95 % intervals of that share over images."
+        f"on their own scale, by the share of their row. {describe_pairs(result.largest())}"
     )
     return Rendered(html, caption, claims=claims(result))
+
+
+def describe_pairs(pairs: list[Pair]) -> str:
+    """Return the sentence about the list of confusions."""
+    if not pairs:
+        return ""
+    examples = max(len(pair.examples) for pair in pairs)
+    return (
+        f"Beside: the largest {len(pairs)} confusions, each with its first {examples} examples at most; brackets are "
+        "95 % intervals of the share of the row, over images."
+    )
 
 
 def claims(result: Confusion) -> tuple[Claim, ...]:
@@ -40,7 +51,7 @@ def claims(result: Confusion) -> tuple[Claim, ...]:
     low, high = pair.interval
     text = (
         f"It most often takes {pair.target} for {pair.prediction}: in {pair.errors} of {pair.total:,} {result.unit} "
-        f"({pair.errors / pair.total:.2%}, 95 % interval {low:.2%} to {high:.2%})."
+        f"of {pair.target} ({pair.errors / pair.total:.2%}, 95 % interval {low:.2%} to {high:.2%})."
     )
     return (Claim(text, (f"{pair.target} taken for {pair.prediction}",), rank=30),)
 

@@ -26,9 +26,9 @@ KNN, SILHOUETTE, ARI, NOISE = 0, 1, 2, 5  # columns of the scores that sentences
 def render(result: Embeddings) -> Rendered:
     """Render the maps as panels, one more with the clusters, and the scores as a table."""
     caption = (
-        f"{len(result.label):,} {result.unit}, what the network holds of them {result.layer}, less the mean at each "
-        f"position. PCA shows {result.explained.sum():.0%} of the variance. Sizes of clusters and distances between "
-        f"them mean nothing in t-SNE. {clusters_text(result)}"
+        f"The first {len(result.label):,} {result.unit}, what the network holds of them {result.layer}, less the mean "
+        f"at each position. PCA shows {result.explained.sum():.0%} of the variance. Sizes of clusters and distances "
+        f"between them mean nothing in t-SNE. {clusters_text(result)}"
     )
     panels = [panel(name, class_map(result, index)) for index, name in enumerate(result.maps)]
     panels.append(panel("clusters found in the space", cluster_map(result)))
@@ -62,7 +62,8 @@ def claim(result: Embeddings) -> Claim:
     last, pixels = result.spaces.index(result.layer), len(result.spaces) - 2
     text = (
         f"What it holds {result.layer} separates classes: k-means finds them with an adjusted Rand index of "
-        f"{result.scores[last, ARI]:.2f}, in raw pixels with {result.scores[pixels, ARI]:.2f}. {clusters_text(result)}"
+        f"{result.scores[last, ARI]:.2f}, in raw pixels with {result.scores[pixels, ARI]:.2f}, of "
+        f"{len(result.label):,} {result.unit}. {clusters_text(result)}"
     )
     numbers = (f"k-means ARI, {result.layer}", f"k-means ARI, {result.spaces[pixels]}")
     return Claim(text, numbers, rank=75)

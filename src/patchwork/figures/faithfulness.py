@@ -44,8 +44,11 @@ def claims(result: Faithfulness) -> tuple[Claim, ...]:
         name for index, name in enumerate(result.methods[: result.num_methods]) if result.is_better_than_ink(index)
     ]
     worse = [name for name in result.methods[: result.num_methods] if name not in better]
-    text = f"Of the explanations, {', '.join(better) or 'none'} point to what matters more surely than the ink does"
-    text += f"; {', '.join(worse)} do not." if worse and better else "."
+    text = f"Of the explanations, {', '.join(better) or 'none'} {'point' if len(better) > 1 else 'points'} to what "
+    text += "matters more surely than the ink does"
+    if worse and better:
+        text += f"; {', '.join(worse)} {'do' if len(worse) > 1 else 'does'} not"
+    text += f" ({result.n} {result.unit})."
     return (Claim(text, tuple(f"area of deletion, {name}" for name in result.methods[: result.num_methods]), rank=70),)
 
 
@@ -64,12 +67,16 @@ def maps_table(result: Faithfulness) -> str:
         is_better = result.is_better_than_ink(index)
         scale = float(np.abs(result.maps[index]).max()) or 1.0
         cells = "".join(
-            f"<td>{map_svg(values / scale, sample, is_better, f'{name}, sample {sample + 1}')}</td>"
+            f"<td>{map_svg(values / scale, sample, is_better, describe_map(result, name, sample))}</td>"
             for sample, values in enumerate(result.maps[index])
         )
         grade = "better than ink" if is_better else "no better than ink"
         rows.append(f'<tr><th scope="row">{escape(name)}<br><span class="muted">{grade}</span></th>{cells}</tr>')
     return f"{hidden}<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def describe_map(result: Faithfulness, name: str, sample: int) -> str:
+    return f"{name} of sample {sample + 1}, answer {result.answers[sample]}"
 
 
 def map_svg(values: np.ndarray, sample: int, is_better: bool, description: str) -> str:

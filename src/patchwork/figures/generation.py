@@ -22,11 +22,12 @@ def render(result: Generation) -> Rendered:
     total = result.bits.sum(axis=1)
     low, high = mean_interval(total)
     caption = (
-        f"How many bits each patch of {len(result.images)} test images takes, given the patches before it: black is 0, "
-        f"white {brightest(result):.1f}, on one scale. {len(total)} {result.unit} take {total.mean():.1f} bits each "
-        f"(95 % interval {low:.1f} to {high:.1f}). Of the {result.hard.shape[1]} patches that surprise most: what was "
-        "expected there, and the attention of every head, from black (0) to white (1) on a square-root scale; that on "
-        "the class or prompt is the pixel at the top left."
+        f"How many bits each patch of the first {len(result.images)} test images takes, given the patches before it: "
+        f"black is 0, white {brightest(result):.1f}, on one scale. {len(total)} {result.unit} take {total.mean():.1f} "
+        f"bits each (95 % interval {low:.1f} to {high:.1f}). Of the {result.hard.shape[1]} patches that surprise most: "
+        f"the {result.considered.shape[2]} likeliest patches that a beam search finds there, and the attention of "
+        "every head, from black (0) to white (1) on a square-root scale; that on the class or prompt is the pixel at "
+        "the top left."
     )
     panels = "".join(
         f'<div data-panel="image {index + 1}">{image_panel(result, index)}</div>' for index in range(len(result.images))
@@ -41,8 +42,8 @@ def claims(result: Generation) -> tuple[Claim, ...]:
     place = int(result.bits.mean(axis=0).argmax())
     row, col = divmod(place, result.grid_size)
     text = (
-        f"A test image takes {total.mean():.1f} bits on average, and no patch more of them than that in row {row + 1}, "
-        f"column {col + 1}: {result.bits.mean(axis=0)[place]:.1f}."
+        f"A test image takes {total.mean():.1f} bits, mean over {len(total)}; the patch that takes most on average is "
+        f"that in row {row + 1}, column {col + 1}, with {result.bits.mean(axis=0)[place]:.1f} bits."
     )
     found = [Claim(text, ("bits of an image",), rank=30)]
     if result.class_bits.size:
@@ -51,7 +52,7 @@ def claims(result: Generation) -> tuple[Claim, ...]:
         text = (
             f"Asked which class makes an image least surprising, it names the right one in {right / n:.1%} of cases "
             f"(95 % interval {low:.1%} to {high:.1%}); knowing the class saves {result.saved.sum():.1f} bits an image "
-            "against not knowing it."
+            "against no class or, if it was trained with classes alone, against the mean of the others."
         )
         found.append(Claim(text, ("classified by likelihood", "bits that the class saves"), rank=35))
     return tuple(found)
@@ -67,7 +68,7 @@ def image_panel(result: Generation, index: int) -> str:
     bits = result.bits[index].reshape(size, size)
     heat = (bits / max(brightest(result), 1e-12) * 255).round().astype(np.uint8)
     images = thumbnail(result.images[index], f"test image {index + 1}", height=LARGE)
-    images += thumbnail(heat, "bits of each patch", height=LARGE)
+    images += thumbnail(heat, f"bits of each patch of test image {index + 1}, {bits.max():.1f} at most", height=LARGE)
     rows = "".join(
         map(patch_row, [result] * result.hard.shape[1], [index] * result.hard.shape[1], range(result.hard.shape[1]))
     )
@@ -84,8 +85,10 @@ def patch_row(result: Generation, index: int, which: int) -> str:
     place = int(result.hard[index, which])
     row, col = divmod(place, result.grid_size)
     expected = "".join(
-        f'<span class="captioned">{thumbnail(patch, "patch", height=24)}{prob:.0%}</span>'
-        for patch, prob in zip(result.considered[index, which], result.considered_probs[index, which], strict=True)
+        f'<span class="captioned">{thumbnail(patch, f"likely patch {rank + 1}", height=24)}{prob:.0%}</span>'
+        for rank, (patch, prob) in enumerate(
+            zip(result.considered[index, which], result.considered_probs[index, which], strict=True)
+        )
     )
     looked = "".join(
         f'<span class="captioned">{thumbnail(attention_map(result, weights), name, height=SMALL)}'

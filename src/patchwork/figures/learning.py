@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchwork.analysis.learning import MAX_VALIDATIONS, NUM_PROBED
 from patchwork.figures.rendered import Claim, Rendered, html_table
 from patchwork.figures.thumbnails import data_uri, thumbnail
 
@@ -22,10 +23,10 @@ def render(result: Learning) -> Rendered:
     count, learned = result.right.shape[1], result.learned
     never = int((learned == len(result.epochs)).sum())
     caption = (
-        f"{count} {result.unit}, one column each, in the order in which they were learned; one row a validation, the "
-        f"first on top. Blue is right, orange wrong. {int((result.forgotten > 0).sum())} of them were forgotten at "
-        f"least once, {never} are wrong in the end. A sample is learned at the validation from which on it is right."
-        f"{attended_text(result)}"
+        f"The first {count} {result.unit}, one column each, in the order in which they were learned; one row a "
+        f"validation, the first on top. Blue is right, orange wrong. {int((result.forgotten > 0).sum())} of them were "
+        f"forgotten at least once, {never} are wrong in the end. A sample is learned at the validation from which on "
+        f"it is right.{attended_text(result)}{limits_text(result)}"
     )
     parts = [strip(result), samples(result), attention(result)]
     return Rendered("".join(parts), caption, epoch_table(result) + probe_table(result), claims(result))
@@ -34,6 +35,18 @@ def render(result: Learning) -> Rendered:
 def attended_text(result: Learning) -> str:
     """Return the sentence about what the attention was measured on."""
     return f" Attention is that of {result.attended_n} {result.attended_unit}." if result.heads else ""
+
+
+def limits_text(result: Learning) -> str:
+    """Return the sentences about the validations that are left out, and about what the probes read."""
+    count, frames, text = len(result.epochs), len(result.frames), ""
+    if count == MAX_VALIDATIONS:
+        text += f" At most {MAX_VALIDATIONS} validations are shown, evenly spread over the training."
+    if result.layers:
+        text += f" Probes read the class alone, of up to {NUM_PROBED} test answers."
+    if frames < count and (result.layers or result.heads):
+        text += f" Attention and probes are those of {frames} of the {count} validations."
+    return text
 
 
 def claims(result: Learning) -> tuple[Claim, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchwork.figures.rendered import Claim, Rendered, html_table
+from patchwork.figures.rendered import Claim, Rendered, html_table, interval_text
 
 if TYPE_CHECKING:
     from patchwork.analysis.logit_attribution import LogitAttribution
@@ -38,7 +38,8 @@ def claims(result: LogitAttribution) -> tuple[Claim, ...]:
     part = result.parts[index]
     text = (
         f"Of the {result.difference[0]:.1f} by which the logit of an answer exceeds that of the runner-up, {part} adds "
-        f"{value:.1f} (95 % interval {low:.1f} to {high:.1f}) directly, more than any other part."
+        f"{value:.1f} ({interval_text(low, high, '.1f')}) directly, more than any other part, mean over {result.n} "
+        f"{result.unit}."
     )
     return (Claim(text, ("logit difference", f"added by {part}"), rank=65),)
 

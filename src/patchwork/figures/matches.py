@@ -82,9 +82,9 @@ def plot(result: Matches) -> Figure:
 def images(title: str, weights: np.ndarray, pairs: np.ndarray) -> str:
     """Return anchors beside images, with the weight under each."""
     cells = "".join(
-        f'<span class="captioned"><span style="display:flex">{thumbnail(anchor, "anchor")}'
-        f"{thumbnail(image, 'image')}</span>{weight:.2%}</span>"
-        for weight, (anchor, image) in zip(weights, pairs, strict=True)
+        f'<span class="captioned"><span style="display:flex">{thumbnail(anchor, f"anchor {rank}")}'
+        f"{thumbnail(image, f'{title.lower()} {rank}, weight {weight:.2%}')}</span>{weight:.2%}</span>"
+        for rank, (weight, (anchor, image)) in enumerate(zip(weights, pairs, strict=True), start=1)
     )
     return f"<div><p>{title}</p>{cells}</div>" if cells else ""
 

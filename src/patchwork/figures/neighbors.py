@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchwork.analysis.neighbors import MAX_MISTAKES, NUM_VOTES
 from patchwork.figures.rendered import Claim, Rendered
 from patchwork.figures.thumbnails import thumbnail
 
@@ -19,11 +20,12 @@ def render(result: Neighbors) -> Rendered:
     low, high = result.interval
     votes = int((result.votes[:, 0] > result.votes[:, 1]).sum())
     caption = (
-        f"The {len(result.index)} surest of {len(result.votes):,} mistakes in {result.unit}, each image once, and "
-        f"which of {result.n_training:,} training images, as they are seen in training, are nearest to each by what "
-        f"the model holds {result.layer}. Of all mistakes, {votes} ({result.misled:.0%}, 95 % interval {low:.0%} to "
-        f"{high:.0%}) are nearer to training images of the class that was answered: more of the 15 nearest are of that "
-        "class than of the right one."
+        f"The {len(result.index)} surest of "
+        f"{'the first ' if len(result.votes) == MAX_MISTAKES else ''}{len(result.votes):,} mistakes in {result.unit}, "
+        f"each image once, and which {result.near.shape[1]} of {result.n_training:,} training images, as they are seen "
+        f"in training, are nearest to each by what the model holds {result.layer}. Of all mistakes, {votes} "
+        f"({result.misled:.0%}, 95 % interval {low:.0%} to {high:.0%}) are nearer to training images of the class that "
+        f"was answered: more of the {NUM_VOTES} nearest are of that class than of the right one."
     )
     header = "".join(
         f'<th scope="col">{cell}</th>' for cell in ("mistake", "right", "answered", "", "nearest training images")
@@ -52,7 +54,7 @@ def claims(result: Neighbors) -> tuple[Claim, ...]:
     """Return the sentence about what mistakes are nearest to."""
     low, high = result.interval
     text = (
-        f"Of its {len(result.votes)} wrong answers, {result.misled:.0%} (95 % interval {low:.0%} to {high:.0%}) are "
-        "nearer to training images of the class that it answered than to those of the right one."
+        f"Of its {len(result.votes):,} mistakes in {result.unit}, {result.misled:.0%} (95 % interval {low:.0%} to "
+        f"{high:.0%}) are nearer to training images of the class that it answered than to those of the right one."
     )
     return (Claim(text, tuple(result.numbers()), rank=80),)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchwork.figures.rendered import Claim, Rendered, html_table
+from patchwork.analysis.patching import MAX_POSITIONS, NUM_PATCH_PAIRS
+from patchwork.figures.rendered import Claim, Rendered, html_table, interval_text
 from patchwork.figures.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ def render(result: Patching) -> Rendered:
         caption += (
             " Beneath, the same for the tokens at one position alone, from B into A: a row is "
             f"{'a position, a column the answer that differs' if has_others(result) else 'a layer, a column a token'}; "
-            "the darker, the more of the answer they carry."
+            "the darker, the more of the answer they carry, the median."
         )
+        if not has_others(result) and result.n > NUM_PATCH_PAIRS:
+            caption += f" That is of the first {NUM_PATCH_PAIRS} pairs."
+    elif not has_others(result):
+        caption += f" Layers of more than {MAX_POSITIONS} tokens, as here, are not taken apart by position."
     return Rendered(table(result) + maps(result), caption, position_table(result), claims(result))
 
 
@@ -53,10 +58,10 @@ def claims(result: Patching) -> tuple[Claim, ...]:
     if best is None:
         return ()
     point, value, low, high, changed = best
-    interval = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
+    interval = f" ({interval_text(low, high, '.2f')})" if np.isfinite(low) else ""
     text = (
         f"Exchanging only the memory of the cell that differs ({point}) carries {value:.2f}{interval} of the change of "
-        f"its digit, and changes {changed:.1%} of the others."
+        f"its digit, and changes {changed:.1%} of the others, in {result.n} pairs of {result.unit}."
     )
     return (Claim(text, (f"{point}, {result.tokens[0]}",), rank=45),)
 

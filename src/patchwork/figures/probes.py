@@ -22,8 +22,9 @@ def render(result: Probes) -> Rendered:
     """Render a panel for each variable, with the numbers in a table."""
     caption = (
         f"Test accuracy of a linear classifier of what each layer holds, on {result.n:,} {result.unit} (fitted on "
-        f"{result.n_fitted:,} of the validation split), with 95 % intervals over images. Dashed: the same network "
-        "before its training. Dotted: the most frequent class. What can be read need not be used by the network."
+        f"{result.n_fitted:,} of the validation split, the first of each), with 95 % intervals over images. Dashed: "
+        "the same network before its training. Dotted: the most frequent class. What can be read need not be used by "
+        "the network."
     )
     return Rendered(figure_svg(plot(result), result.name, caption), caption, table(result), (claim(result),))
 
@@ -35,9 +36,9 @@ def claim(result: Probes) -> Claim:
     (value, low, high), pixels = result.accuracy[0, best], result.accuracy[0, -1, 0]
     variable, layer = result.variables[0], result.layers[best]
     text = (
-        f"A linear probe reads the {variable} {where(layer)} in {value:.1%} of cases (95 % interval {low:.1%} to "
-        f"{high:.1%}), from the untrained network in {result.untrained[0, best, 0]:.1%}, from raw pixels in "
-        f"{pixels:.1%}."
+        f"A linear probe reads the {variable} {where(layer)} in {value:.1%} of {result.n:,} {result.unit} (95 % "
+        f"interval {low:.1%} to {high:.1%}), from the untrained network in {result.untrained[0, best, 0]:.1%}, from "
+        f"raw pixels in {pixels:.1%}."
     )
     return Claim(text, (f"{variable} after {layer}", f"{variable} after {layer}, untrained"), rank=70)
 

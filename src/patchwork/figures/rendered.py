@@ -38,6 +38,12 @@ class Rendered:
     claims: tuple[Claim, ...] = ()
 
 
+def interval_text(low: float, high: float, spec: str) -> str:
+    """Return a 95 % interval in words, its ends in a format; one whose ends look the same is said to be narrow."""
+    ends = format(low, spec), format(high, spec)
+    return f"95 % interval {ends[0]} to {ends[1]}" if ends[0] != ends[1] else "95 % interval narrower than these digits"
+
+
 def html_table(header: list[str], rows: list[list[str]], *, row_headers: bool = True) -> str:
     """Return an HTML table of texts, which are escaped; the first cell of a row heads it if `row_headers`."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)

@@ -24,7 +24,8 @@ def render(result: Sums) -> Rendered:
         else ""
     )
     caption = (
-        "Images with what each is read as alone, and what is said of the whole. "
+        f"The first {len(result.images)} sequences: what each image is read as alone, and the {NUM_SUMS} likeliest "
+        "sums. "
         f"{made}{exchanges(result)}An error beyond ±{len(ERRORS) // 2} is counted as that."
     )
     rows = "".join(f"<tr>{sequence_row(result, index)}</tr>" for index in range(len(result.images)))
@@ -59,7 +60,7 @@ def claims(result: Sums) -> tuple[Claim, ...]:
 def sequence_row(result: Sums, index: int) -> str:
     """Return the images with what each is read as, the true sum, and the likeliest sums."""
     images = "".join(
-        f'<span class="captioned">{thumbnail(result.images[index, place], "image")}'
+        f'<span class="captioned">{thumbnail(result.images[index, place], described(result, index, place))}'
         f"{reading(result.alone[index, place])}</span>"
         for place in range(int(result.length[index]))
     )
@@ -70,6 +71,10 @@ def sequence_row(result: Sums, index: int) -> str:
         likeliest = np.argsort(-whole, kind="stable")[:NUM_SUMS]
         answer = ", ".join(f"{each} ({whole[each]:.1%})" for each in likeliest if whole[each] >= 0.0005)
     return f'<td style="text-align:left">{images}</td><td>{result.target[index]}</td><td>{answer}</td>'
+
+
+def described(result: Sums, index: int, place: int) -> str:
+    return f"image {place + 1} of sequence {index + 1}, read as {reading(result.alone[index, place])}"
 
 
 def reading(values: np.ndarray) -> str:

@@ -206,7 +206,7 @@ def sheet_sections(run_dir: Path) -> list[PageSection]:
     for name, (title, caption) in SHEETS.items():
         path = run_dir / "figures" / f"{name}.png"
         if path.exists():
-            image = f'<img class="sheet" src="{png_uri(path.read_bytes())}" alt="{escape(title)}">'
+            image = f'<img class="sheet" src="{png_uri(path.read_bytes())}" alt="{escape(f"{title}: {caption}")}">'
             sections.append(PageSection(name, title, Rendered(image, caption)))
     return sections
 
