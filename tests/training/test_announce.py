@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from patchwork.models.patch_embed import ConvStem, PatchEmbed
 from patchwork.training import announce
-from patchwork.training.announce import Announcement, describe_device, num_samples, why_no_gpu
+from patchwork.training.announce import Announcement, describe_device, num_samples, typical_seconds, why_no_gpu
 
 Capture = pytest.CaptureFixture[str]
 TRAINER_CONFIG = OmegaConf.load(CONF / "trainer" / "default.yaml")
@@ -147,6 +147,12 @@ def test_slow_steps_are_timed_for_a_few_seconds_only(
     monkeypatch.setattr(announce, "MAX_TIMED_SECONDS", 0.25)
     take_steps(make_trainer(), 6)
     assert "this takes about 13 minutes" in capsys.readouterr().out
+
+
+def test_a_delay_of_some_steps_is_not_taken_for_the_whole() -> None:
+    ends = [0.1 * step + (3.0 if step > 6 else 0.0) for step in range(21)]
+    assert typical_seconds(ends) == pytest.approx(0.1)
+    assert typical_seconds([0.0, 0.2, 0.6]) == pytest.approx(0.3)
 
 
 def test_a_resumed_run_says_from_where(clock: None, capsys: Capture) -> None:

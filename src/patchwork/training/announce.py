@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from patchwork.training.show_samples import print_above_bar
 from patchwork.training.step_counts import limited, num_validations
 
 WARMUP_STEPS, TIMED_STEPS = 3, 20  # steps that are not timed, as they are slower, and steps that are
+BLOCK = 4  # steps of which only the sum is timed, as a GPU works on several at once
 MAX_TIMED_SECONDS = 15.0  # after which fewer steps are enough
 EVAL_COST = 1 / 3  # of evaluating a sample, relative to training on it: there is no backward pass
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -36,11 +38,11 @@ class Announcement(pl.Callback):
 
     def __init__(self, task: str, model: str, trainer_config: DictConfig) -> None:
         self.task, self.model, self.trainer_config = task, model, trainer_config
-        self.first_step = 0  # of this process
-        self.timed_since: tuple[int, float] | None = None  # step and time, until the estimate is made
+        self.last_step = 0  # that was timed, as several batches may be one step
+        self.step_ends: list[float] = []  # until the estimate is made
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_step, self.timed_since = trainer.global_step, None
+        self.last_step, self.step_ends = trainer.global_step, []
         self.estimated = not trainer.is_global_zero
         if trainer.is_global_zero:
             print_above_bar(trainer, self.describe(trainer, cast(Task, pl_module)))
@@ -48,19 +50,16 @@ class Announcement(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.estimated:
+        if self.estimated or trainer.global_step == self.last_step:
             return
-        now, step = time.perf_counter(), trainer.global_step
-        if self.timed_since is None:
-            if step >= self.first_step + WARMUP_STEPS:
-                self.timed_since = (step, now)
-            return
-        first, since = self.timed_since
-        if step > first and (step >= first + TIMED_STEPS or now - since > MAX_TIMED_SECONDS):
-            self.print_estimate(trainer, (now - since) / (step - first))
+        self.last_step = trainer.global_step
+        self.step_ends.append(time.perf_counter())
+        timed = self.step_ends[WARMUP_STEPS - 1 :]
+        if len(timed) > TIMED_STEPS or (len(timed) > 1 and timed[-1] - timed[0] > MAX_TIMED_SECONDS):
+            self.print_estimate(trainer, typical_seconds(timed))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.timed_since = None  # time steps without a validation in between
+        self.step_ends = []  # time steps without a validation in between
 
     def describe(self, trainer: pl.Trainer, task: Task) -> str:
         """Return the lines that are printed first."""
@@ -93,6 +92,16 @@ class Announcement(pl.Callback):
         seconds = (remaining + EVAL_COST * samples / samples_per_step) * seconds_per_step
         milliseconds = 1000 * seconds_per_step
         print_above_bar(trainer, f"this takes about {format_duration(seconds)} ({milliseconds:.0f} ms a step)")
+
+
+def typical_seconds(ends: list[float]) -> float:
+    """Return the seconds of a step, given when two or more ended: the median over blocks of steps.
+
+    So what slows some of the first steps, as other programs that are being started, is not taken for the whole.
+    """
+    starts = range(0, len(ends) - BLOCK, BLOCK)
+    blocks = [(ends[start + BLOCK] - ends[start]) / BLOCK for start in starts]
+    return statistics.median(blocks or [(ends[-1] - ends[0]) / (len(ends) - 1)])
 
 
 def describe_epoch(count: int, task: Task, data: BaseDataModule) -> str:
