@@ -75,6 +75,8 @@ def test_every_key_of_the_commands_has_a_sentence() -> None:
             ],
         ),
         (["data.dataset", "dataset=uci"], ["  default: dataset=uci"]),
+        (["optimizer.lr"], ["  set in:  conf/recipe/seq2seq_muon_cosine.yaml, of task=seq2seq"]),
+        (["report"], ["report", "  allowed: one of short, none", "  patchwork report key=value …"]),
     ],
 )
 def test_explanations(capsys: pytest.CaptureFixture[str], args: list[str], lines: list[str]) -> None:

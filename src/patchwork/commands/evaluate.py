@@ -29,7 +29,8 @@ def evaluate(
     A run of task=pixels also gets its scorecard, which is saved in the run directory.
 
     Args:
-        run: a run directory, or [RUN_DIR,RUN_DIR,…] for an ensemble that averages the runs' probabilities.
+        run: a run directory, or [RUN_DIR,RUN_DIR,…] for an ensemble that averages the runs' probabilities; beside each
+            of its metrics are the mean and the standard deviation of those of its members, the single runs.
         classifier: a run of task=classify for the classifier-based scores of a generative model.
         num_samples: number of images that a generative model generates to be scored.
         temperature: sampling temperature of these images; likelihoods do not depend on it.

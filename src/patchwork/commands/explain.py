@@ -79,10 +79,11 @@ def explain(args: list[str]) -> None:
     for subject in subjects:
         try:
             text = explain_elsewhere(subject)
-            if text is None:
+            if text is None or subject in SCALAR_KEYS:  # report is a key of train and a command
                 configuration = configuration or Configuration.compose(overrides)
-                text = explain_configured(subject, configuration)
-            texts.append(text)
+                texts.append(explain_configured(subject, configuration))
+            if text is not None:
+                texts.append(text)
         except ConfigError as error:
             errors.append(str(error))
     if texts:
@@ -171,14 +172,18 @@ class Configuration:
         return cls(config, plain_values(config), choices, overrides)
 
     def source(self, path: str) -> str:
-        """Return the file, or the override, that sets a key; empty if only its constructor does."""
+        """Return the file, or the override, that sets a key; empty if only its constructor does.
+
+        A recipe is that of the configuration's task; others have other values.
+        """
         for override in self.overrides:
             if override_key(override) == path:
                 return override
         for file, prefix in [*self.files(), (CONF_DIR / "train.yaml", "")]:
             relative = path.removeprefix(f"{prefix}." if prefix else "")
             if (relative != path or not prefix) and has_key(read_yaml(file), relative):
-                return str(file.relative_to(ROOT))
+                owner = f", of task={self.config.task_name}" if file.parent.name == "recipe" else ""
+                return f"{file.relative_to(ROOT)}{owner}"
         return ""
 
     def files(self) -> list[tuple[Path, str]]:
@@ -386,13 +391,13 @@ def choice_keys(place: str, configuration: Configuration) -> list[str]:
     node = OmegaConf.select(configuration.config, place) if place in configuration.values or "." in place else None
     if not isinstance(node, DictConfig):
         return []
-    rows = []
-    for name in map(str, node):
-        path = f"{place}.{name}"
-        key = None if name.startswith("_") else find_key(path, configuration)
-        if key is not None:
-            rows.append({"key": path, "default": key.value, "": key.sentence})
-    return ["", format_rows(rows)] if rows else []
+    paths = [f"{place}.{name}" for name in map(str, node) if not name.startswith("_")]
+    keys = [key for path in paths if (key := find_key(path, configuration)) is not None]
+    if not keys:
+        return []
+    rows = [{"key": key.path, "default": key.value, "": key.sentence} for key in keys]
+    recipes = dict.fromkeys(key.source for key in keys if key.source.startswith("conf/recipe/"))
+    return ["", format_rows(rows), *(f"  some defaults are those of {recipe}" for recipe in recipes)]
 
 
 def format_rows(rows: list[dict[str, str]]) -> str:

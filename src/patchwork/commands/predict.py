@@ -42,6 +42,7 @@ def predict(*, run: PathStr, out: PathStr, split: Literal["val", "test"] = "test
         raise ConfigError(f"out={out} is not allowed: use a name that ends with {' or '.join(SUFFIXES)}")
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.runs.run import Run
+    from patchwork.tasks.base import explain_symbols
 
     loaded = Run.load(run)
     predictions = loaded.predictions(split)
@@ -50,6 +51,8 @@ def predict(*, run: PathStr, out: PathStr, split: Literal["val", "test"] = "test
     correct = predictions.correct
     accuracy = "" if correct is None else f", {100 * float(correct.double().mean()):.2f} % correct"
     print(f"{len(predictions)} predictions of the {split} split{accuracy}: {path}")
+    if symbols := explain_symbols((str(row[loaded.task.answer_name]) for row in rows), loaded.task.symbols):
+        print(f"({symbols})")
 
 
 def format_rows(task: "Task", predictions: "Predictions") -> Iterator[dict[str, Any]]:

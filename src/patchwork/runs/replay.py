@@ -17,6 +17,7 @@ from patchwork.runs.manifest import check_dataset
 from patchwork.runs.page import read_history
 from patchwork.runs.predictions import to_task
 from patchwork.runs.run import Run
+from patchwork.tasks.base import legend as symbol_legend
 
 NUM_SAMPLES = 5
 NUM_TRIED = 200  # samples among which those are chosen that were wrong most often
@@ -53,6 +54,8 @@ def play(run: Run) -> None:
         share = "" if correct is None else f", {float(correct.double().mean()):.1%} of {len(correct)} right"
         picture = render(samples, color=color, width=terminal_width())
         frame = f"epoch {snapshot.epoch}, step {snapshot.step:,}{share}\n{picture}"
+        if symbols := symbol_legend(samples, run.task.symbols):
+            frame += f"\n({symbols})"
         if terminal and lines:
             time.sleep(SECONDS)
             sys.stdout.write(f"\x1b[{lines}A\x1b[J")  # to where the frame before began

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -55,8 +55,13 @@ def to_unit_range(image: Tensor) -> Tensor:
 
 
 def legend(samples: Sequence[Sample], symbols: Mapping[str, str]) -> str:
-    """Return the meanings of those symbols that are among the predictions of samples; empty if none is."""
-    used = {answer for sample in samples for answer in sample.prediction}
+    """Return the meanings of those symbols that are in the predictions of samples; empty if none is."""
+    return explain_symbols((answer for sample in samples for answer in sample.prediction), symbols)
+
+
+def explain_symbols(answers: Iterable[str], symbols: Mapping[str, str]) -> str:
+    """Return the meanings of those symbols that are in some answers; empty if none is."""
+    used = {character for answer in answers for character in answer}
     return ", ".join(f"{symbol} {meaning}" for symbol, meaning in symbols.items() if symbol in used)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from patchwork.core.terminal import is_terminal, terminal_width
 from patchwork.figures.braille import legend, render, supports_unicode
 from patchwork.tasks.base import Sample, Task
+from patchwork.tasks.base import legend as symbol_legend
 from patchwork.training.progress import ProgressBar
 
 
@@ -69,6 +70,8 @@ class ShowSamples(pl.Callback):
             lines.append(legend(color=color))
             self.legend_printed = True
         lines.append(render(self.samples, color=color, width=terminal_width()))
+        if symbols := symbol_legend(self.samples, cast(Task, pl_module).symbols):
+            lines.append(f"({symbols})")
         self.samples = []
         print_above_bar(trainer, "\n".join(["", *lines, ""]))
 
