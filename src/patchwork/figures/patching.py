@@ -61,7 +61,7 @@ def claims(result: Patching) -> tuple[Claim, ...]:
     interval = f" ({interval_text(low, high, '.2f')})" if np.isfinite(low) else ""
     text = (
         f"Exchanging only the memory of the cell that differs ({point}) carries {value:.2f}{interval} of the change of "
-        f"its digit, and changes {changed:.1%} of the others, in {result.n} pairs of {result.unit}."
+        f"its digit, and changes {changed:.1%} of the others (pairs of {result.unit}: {result.n})."
     )
     return (Claim(text, (f"{point}, {result.tokens[0]}",), rank=45),)
 
