@@ -4,7 +4,7 @@ import io
 import random
 import sys
 from contextlib import redirect_stdout
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ class TinyTask(pl.LightningModule):
     """A tiny task whose `samples` misbehave: they use the global random states and switch modes."""
 
     monitor = "val/accuracy"
+    symbols: ClassVar = {"b": "no letter of the image", "c": "never predicted"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,6 +105,7 @@ def test_show_samples_prints_samples_and_metric_each_epoch(
     assert [line.split()[1] for line in lines] == ["1", "2"]  # this epoch's, although it is logged at its very end
     assert all(("train/loss" in line) is (bar is ProgressBar) for line in lines)
     assert text.count("target top left") == 1
+    assert text.count("(b no letter of the image)") == 2
     assert "\x1b[1;31mb" in text
 
 

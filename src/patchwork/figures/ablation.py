@@ -19,10 +19,10 @@ BAR = 9  # em of the longest bar
 def render(result: Ablation) -> Rendered:
     """Render the effects, the most needed part first."""
     caption = (
-        f"Points of accuracy (the share of single answers that are right) lost and loss gained when a part is replaced "
+        "Points of accuracy (the share of single answers that are right) lost and loss gained when a part is replaced "
         f"by its mean, over {result.n} {result.unit}, with 95 % intervals; what another sample's activation or zero "
-        f"would cost is beside it. {describe_pairs(result)}An effect is a lower bound, as other parts may step in; one "
-        "of 0 without an interval changed no answer."
+        f"would cost is beside it. Parts are ordered by the loss. {describe_pairs(result)}An effect is a lower bound, "
+        "as other parts may step in; one of 0 without an interval changed no answer."
     )
     html = f'<div class="columns"><div>{effects_table(result)}</div><div>{pairs_table(result)}</div></div>'
     return Rendered(html, caption, claims=claims(result))
@@ -35,7 +35,7 @@ def describe_pairs(result: Ablation) -> str:
     if not num_pairs:
         return ""
     tried = f"{num_pairs:,} pairs of {'the first ' if count < heads else ''}{count} heads"
-    return f"Of {tried}, the {min(MAX_PAIRS, num_pairs)} are shown whose loss differs most from the sum of both. "
+    return f"Of {tried}, those are shown whose loss differs most from the sum of both, at most {MAX_PAIRS}. "
 
 
 def claims(result: Ablation) -> tuple[Claim, ...]:
@@ -63,7 +63,7 @@ def effects_table(result: Ablation) -> str:
         bar = f'<span style="display:inline-block;background:var(--c0);height:.7em;width:{width:.2f}em"></span>'
         rows.append(
             f'<tr><th scope="row">{escape(result.parts[index])}</th><td style="text-align:left">{bar}</td>'
-            f'<td>{value:.2f} <span class="muted">{between(low, high)}</span></td><td>{loss + 0:.3f}</td>'
+            f'<td>{value:.2f} <span class="muted">{between(low, high)}</span></td><td>{round(loss, 3) + 0.0:.3f}</td>'
             f"<td>{drop[1, 0]:.2f}</td><td>{drop[2, 0]:.2f}</td></tr>"
         )
     header = "<th scope='col'>left out</th><td></td><th scope='col'>points lost</th><th scope='col'>loss</th>"
@@ -83,7 +83,7 @@ def pairs_table(result: Ablation) -> str:
     order = np.argsort(-np.abs(upper).flatten(), kind="stable")[:MAX_PAIRS]
     rows = []
     for one, other in zip(*np.unravel_index(order, upper.shape), strict=True):
-        if upper[one, other] != 0:
+        if round(upper[one, other], 3) != 0:
             names = f"{escape(result.heads[one])}<br>{escape(result.heads[other])}"
             rows.append(f'<tr><th scope="row">{names}</th><td>{upper[one, other]:+.3f}</td></tr>')
     if not rows:

@@ -37,8 +37,8 @@ def describe_pairs(pairs: list[Pair]) -> str:
         return ""
     examples = max(len(pair.examples) for pair in pairs)
     return (
-        f"Beside: the largest {len(pairs)} confusions, each with its first {examples} examples at most; brackets are "
-        "95 % intervals of the share of the row, over images."
+        f"In the list: the largest {len(pairs)} confusions, each with up to {examples} examples, the first; brackets "
+        "are 95 % intervals of the share of the row, over images."
     )
 
 

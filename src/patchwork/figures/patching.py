@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from patchwork.analysis.patching import Patching
 
 HEAT_ROW = 14  # CSS pixels of a row of effects by position
+TOKENS = {"others": "other"}  # the groups whose names are not as they are said of tokens
 MAX_SHADE = 40  # percent of the color behind an effect of 1
 
 
@@ -28,8 +29,8 @@ def render(result: Patching) -> Rendered:
     caption = (
         f"Pairs of {result.unit} that {pairs}: {result.n}, and {result.left_out} left out whose answers do not differ. "
         f"An activation is exchanged, {where}; the effect is the change of the logit difference as a share of that "
-        "between both samples, the median with its 95 % interval (of 6 pairs or more): 1 carries all of the answer, 0 "
-        f"nothing.{others}"
+        "between both samples, the median with its 95 % interval (of 6 pairs or more, unless narrower than the "
+        f"digits): 1 carries all of the answer, 0 nothing.{others}"
     )
     if result.streams:
         caption += (
@@ -70,12 +71,15 @@ def table(result: Patching) -> str:
     """Return a row for each point and a column for each group of tokens and direction."""
     directions = ("B into A", "A into B")
     header = "".join(
-        f'<th scope="col">{escape(token)} tokens<br>{direction}</th>'
+        f'<th scope="col">{escape(TOKENS.get(token, token))} tokens<br>{direction}</th>'
         for token in result.tokens
         for direction in directions
     )
     if has_others(result):
-        header += "".join(f'<th scope="col">others change<br>{escape(token)} tokens</th>' for token in result.tokens)
+        header += "".join(
+            f'<th scope="col">others change<br>{escape(TOKENS.get(token, token))} tokens</th>'
+            for token in result.tokens
+        )
     rows = []
     for index, point in enumerate(result.points):
         cells = "".join(
@@ -123,7 +127,8 @@ def effect_cell(value: float, low: float, high: float) -> str:
         return '<td class="muted">–</td>'
     shade = MAX_SHADE * min(max(value, 0), 1)
     color = f"background:color-mix(in srgb,var(--c0) {shade:.0f}%,transparent)"
-    interval = f' <span class="muted">({number(low)} – {number(high)})</span>' if np.isfinite(low) else ""
+    is_visible = np.isfinite(low) and number(low) != number(high)
+    interval = f' <span class="muted">({number(low)} – {number(high)})</span>' if is_visible else ""
     return f'<td style="{color}">{number(value)}{interval}</td>'
 
 
