@@ -439,7 +439,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda path: os.truncate(path, path.stat().st_size - 100), "is damaged or foreign"),
     "empty": (lambda path: os.truncate(path, 0), "is damaged or foreign"),
     "foreign": (lambda path: torch.save({"state_dict": {}}, path), "is damaged or foreign"),
-    "missing": (lambda path: shutil.rmtree(path.parent), "No such file"),
+    "missing": (lambda path: shutil.rmtree(path.parent), "its weights are gone"),
     "without weights": (lambda path: replace(path, {"epoch": 3}), "state_dict"),
     "of another model": (lambda path: replace(path, {"state_dict": {"model.x": torch.zeros(2)}}), "another model"),
     "with code": (lambda path: replace(path, {"state_dict": {}, "code": Code()}), "is damaged or foreign"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from patchwork.core.errors import ConfigError, NumericError
 from patchwork.models import CellPoolEncoderDecoder, EncoderDecoder
 from patchwork.tasks import Seq2Seq
+from patchwork.tasks.base import explain_symbols
 from patchwork.training.optimizers import adamw
 from patchwork.training.schedulers import constant
 
@@ -318,3 +319,8 @@ def test_gradient_clipping_limits_the_total_norm(clip: float | None, expected: f
     task.configure_gradient_clipping(optimizer, clip)
     for parameter, gradient in zip(task.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * expected / 10)
+
+
+def test_symbols_in_answers_are_explained_and_no_others() -> None:
+    assert explain_symbols(["12$$", "1234"], Seq2Seq.symbols) == "$ the end of the sequence, predicted too early"
+    assert explain_symbols(["1234"], Seq2Seq.symbols) == ""
