@@ -27,7 +27,7 @@ from patchwork.analysis.explanations import (
     relevance,
     rollout,
 )
-from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, relative, share_of_way
+from patchwork.analysis.faithfulness import Faithfulness, analyze, explain, normalized_area, relative
 from patchwork.analysis.inputs import AnalysisInputs, freeze
 from patchwork.analysis.result import NotApplicableError
 from patchwork.evaluation.audit import planted
@@ -169,8 +169,8 @@ def test_search_finds_what_matters_and_parts_are_replaced() -> None:
     torch.testing.assert_close(found, exact)  # of a linear network, whose parts do not depend on each other
     random = deletion_curve(question, CONTROLS["random"](question))
     ids = np.arange(len(exact))[:, None]
-    assert share_of_way(exact, random, found, ids) == pytest.approx((1, 1, 1))
-    assert share_of_way(random, random, found, ids) == pytest.approx((0, 0, 0))
+    assert normalized_area(exact, random, found, ids) == pytest.approx((1, 1, 1))
+    assert normalized_area(random, random, found, ids) == pytest.approx((0, 0, 0))
     other = question.batch["image"].roll(1, dims=0)
     replaced = deletion_curve(question, gradient(question), replacement=other)
     torch.testing.assert_close(replaced[:, -1], question.score(other))

@@ -567,7 +567,7 @@ def test_train_script(tmp_path: Path, args: list[str], code: int, fragments: lis
     result = subprocess.run(
         [sys.executable, ROOT / "train.py", *args],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},  # the limit would cut .pyc files
         preexec_fn=limit_file_size,
         capture_output=True,
         text=True,

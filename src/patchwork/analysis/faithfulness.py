@@ -45,8 +45,8 @@ class Faithfulness(Result):
         insertion: (M, 3) the same while parts are inserted into an empty image; greater is better. NaN of other
             controls than the ink.
         below_ink: (M, 3) by how much it is smaller than that of the ink on the same samples, with interval.
-        search: (M, 3) mean area as a share of the way from random parts, 0, to those that a search finds, 1, with
-            interval; of the first `n_searched` samples.
+        search: (M, 3) normalized area, 0 for a random order and 1 for a greedy search, with interval; of the first
+            `n_searched` samples.
         replaced: (M, R, 3) the area if parts are not deleted, but replaced as in `REPLACEMENTS`; NaN of other controls
             than ink and random.
         maps: (num_methods, n, height, width) of the samples that are shown.
@@ -81,7 +81,7 @@ class Faithfulness(Result):
     def numbers(self) -> dict[str, Estimate]:
         tables = {
             "area of deletion": (self.area, self.n),
-            "share of what a search finds": (self.search, self.n_searched),
+            "normalized area of deletion": (self.search, self.n_searched),
         }
         return {
             f"{title}, {name}": Estimate(value, n, self.unit, low, high, "t, over images")
@@ -121,7 +121,7 @@ def analyze(inputs: AnalysisInputs) -> Faithfulness:
         area=np.array([with_interval(each, image_ids) for each in areas.values()]),
         insertion=np.array([insertion(quick, each, name) for name, each in maps.items()]),
         below_ink=np.array([with_interval(areas["ink"] - each, image_ids) for each in areas.values()]),
-        search=np.array([share_of_way(each, curves["random"], found, image_ids) for each in curves.values()]),
+        search=np.array([normalized_area(each, curves["random"], found, image_ids) for each in curves.values()]),
         replaced=np.array([replaced(quick, each, name) for name, each in maps.items()]),
         maps=np.stack([each[shown].numpy().astype(np.float32) for each in [*maps.values()][:num_methods]]),
         images=(to_unit_range(question.batch["image"][shown]) * 255).round().byte().numpy(),
@@ -157,18 +157,18 @@ def replaced(question: Question, importance: Tensor, name: str) -> list[tuple[fl
     return [with_interval(relative(curve).mean(dim=1).numpy(), image_ids) for curve in curves]
 
 
-def share_of_way(curve: Tensor, random: Tensor, found: Tensor, image_ids: np.ndarray) -> tuple[float, float, float]:
-    """Return how far curves (n, K) are on the way from random ones, 0, to those of a search, 1, with 95 % interval.
+def normalized_area(curve: Tensor, random: Tensor, found: Tensor, image_ids: np.ndarray) -> tuple[float, float, float]:
+    """Return the normalized area of curves (n, K), with its 95 % interval: 0 for a random order, 1 for a greedy search.
 
-    It is the ratio of two means over samples, whose interval is that of its linear part; NaN if there is no way.
+    It is a ratio of means over samples, with an interval by the delta method; NaN if the search finds no better order.
     """
     area, start, end = (each[: len(found)].mean(dim=1).numpy() for each in (curve, random, found))
-    way = start - end
-    if way.mean() <= 1e-9:
+    span = start - end
+    if span.mean() <= 1e-9:
         return (math.nan,) * 3
-    share = float((start - area).mean() / way.mean())
-    linear = share + (start - area - share * way) / way.mean()
-    return share, *overlapping_mean_interval(linear, image_ids[: len(found)])
+    score = float((start - area).mean() / span.mean())
+    linear = score + (start - area - score * span) / span.mean()
+    return score, *overlapping_mean_interval(linear, image_ids[: len(found)])
 
 
 def randomize_zeros(task: Task) -> Task:

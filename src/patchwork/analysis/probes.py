@@ -5,7 +5,7 @@ validation split, its regularization is chosen on other images of that split, an
 that no digit is in both. What it reads need not be used by the network: patching tells that.
 
 A probe may do by itself what one would credit the network with. The controls for that are the same probe of raw pixels
-and of the untrained network. There is no control task, nor selectivity, as of Hewitt & Liang 2019
+and of the untrained network. There is no control task, nor selectivity, as in Hewitt & Liang 2019
 (https://arxiv.org/abs/1909.03368): it gives each type of input, as a word, a fixed random label, which a probe can have
 memorized by the test. No test image is among those fitted on, so that any probe would be at chance on such labels.
 

@@ -332,8 +332,6 @@ def summary(jobs: list[dict[str, Any]]) -> str:
 
     Errors follow, and the settings of the runs that have finished, compared.
     """
-    from patchwork.evaluation.compare.output import compare_finished
-
     overrides = [dict(override.split("=", 1) for override in job["overrides"] if "=" in override) for job in jobs]
     keys = dict.fromkeys(key for values in overrides for key in values)
     varied = [key for key in keys if len({values.get(key) for values in overrides}) > 1]
@@ -358,8 +356,16 @@ def summary(jobs: list[dict[str, Any]]) -> str:
     last = ("seconds", "run_dir")
     columns = [*dict.fromkeys(name for row in rows for name in row if name not in last), *last]
     finished = [Path(job["run_dir"]) for job in jobs if job["status"] == "finished" and "run_dir" in job]
-    compared = [] if len(finished) < 2 else compare_finished(finished)
-    return "\n".join([format_table(rows, columns), *errors, *compared])
+    return "\n".join([format_table(rows, columns), *errors, *compared(finished)])
+
+
+def compared(finished: list[Path]) -> list[str]:
+    """Return the comparison of finished runs as lines; none for a single run, without the seconds that imports take."""
+    if len(finished) < 2:
+        return []
+    from patchwork.evaluation.compare.output import compare_finished
+
+    return compare_finished(finished)
 
 
 def main_metrics(manifest: dict[str, Any]) -> dict[str, float]:

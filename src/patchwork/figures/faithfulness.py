@@ -29,8 +29,8 @@ def render(result: Faithfulness) -> Rendered:
         "What each answer comes from, according to several methods: orange speaks for it, blue against it, each method "
         f"on its own scale. Beneath: how fast the answer is lost when 4×4 pixels are deleted in that order, for "
         f"{result.n} {result.unit}, with 95 % intervals. A method whose maps are no better than the ink, which never "
-        "saw the model, has them in gray; controls have gray curves. In the table: how far each is on the way from "
-        f"random parts to those found by a search that sees what each deletion does, of {result.n_searched} of them; "
+        "saw the model, has them in gray; controls have gray curves. In the table: the normalized area, 0 for a "
+        f"random order and 1 for a greedy search that sees what each deletion does, of {result.n_searched} of them; "
         "and the area if parts are replaced by those of the mean image or of another sample."
     )
     svg = figure_svg(plot(result), result.name, caption)
@@ -106,7 +106,7 @@ def scores_table(result: Faithfulness) -> str:
         "method",
         "area of deletion (less is better)",
         "less than that of ink by",
-        "from random (0 %) to a search (100 %)",
+        "normalized area (0 % random, 100 % greedy search)",
         *(f"area, parts of {each} (less is better)" for each in REPLACEMENTS),
         "area of insertion (more is better)",
     ]
