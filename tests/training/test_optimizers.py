@@ -180,7 +180,7 @@ SHAPES = [(8, 8), (3, 8), (8, 3), (16, 40), (40, 16), (1, 6), (6, 1)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("steps", [0, 1, 5])
+@pytest.mark.parametrize("steps", [1, 2, 5])
 def test_orthogonalize_equals_the_plain_newton_schulz_iteration(shape: tuple[int, int], steps: int) -> None:
     matrices = torch.randn(3, *shape, dtype=torch.float64)
     expected = torch.stack([newton_schulz(matrix, steps) for matrix in matrices])

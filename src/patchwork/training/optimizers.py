@@ -251,10 +251,10 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     gram = x @ x.mT
     identity = torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
-    product = identity.expand_as(gram)
-    for _ in range(steps):
+    product = factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
         product = factor @ product
-        gram = factor @ gram @ factor
     x = product @ x
     return x.mT if tall else x
