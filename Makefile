@@ -1,8 +1,8 @@
-# make train · make test · make slow · make check · make bench: each creates the environment first if it is missing.
+# make train · make test · make slow · make check · make bench · make weights: each creates the environment first if it is missing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 BIN := .venv/bin
 
-.PHONY: train test slow check bench
+.PHONY: train test slow check bench weights
 .DEFAULT_GOAL := train
 
 train: .venv/ready ## train the default task for about a minute
@@ -21,6 +21,9 @@ check: .venv/ready ## style and types
 
 bench: .venv/ready ## costs, as ratios measured side by side
 	$(BIN)/python -m benchmarks
+
+weights: .venv/ready ## train the weights that come with the package again, in about an hour
+	$(BIN)/python -m patchwork.export.shipped
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

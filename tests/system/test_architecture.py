@@ -19,6 +19,7 @@ STAIRCASE = (  # a package imports from itself and from earlier steps
     ("report",),
     ("runs",),
     ("evaluation",),
+    ("export",),
     ("sweep",),
     ("commands",),
 )

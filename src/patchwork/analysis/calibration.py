@@ -212,13 +212,20 @@ def reliability(error: np.ndarray, right: np.ndarray, outcomes: np.ndarray) -> d
 
 
 def validation_temperature(inputs: AnalysisInputs) -> tuple[float, int]:
-    """Return the temperature that fits the validation answers best, and their number; (NaN, 0) if none are saved.
-
-    Of a sequence, the tokens up to the first error count: those after it follow from what is wrong.
-    """
+    """Return the temperature that fits the validation answers best, and their number; (NaN, 0) if none are saved."""
     predictions = inputs.predictions.get("val")
     if predictions is None or predictions.log_probs is None or predictions.target is None:
         return math.nan, 0
+    return answer_temperature(predictions)
+
+
+def answer_temperature(predictions: Predictions) -> tuple[float, int]:
+    """Return the temperature that fits answers with probabilities and targets best, and their number.
+
+    Of a sequence, the tokens up to the first error count: those after it follow from what is wrong.
+    """
+    assert predictions.log_probs is not None
+    assert predictions.target is not None
     log_probs = predictions.log_probs.double()
     target, prediction = (
         predictions.target.reshape(len(log_probs), -1),

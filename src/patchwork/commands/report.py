@@ -41,16 +41,19 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
         raise ConfigError(f"replay=true is not allowed with figures={figures}: it writes no page")
     import patchwork.core.fast_import  # noqa: F401
     from patchwork.report.build import write_page
+    from patchwork.runs.manifest import read_manifest
     from patchwork.runs.page import describe_run, inputs_without_weights, make_inputs
     from patchwork.runs.run import Run
     from patchwork.runs.run_dir import locate_run, read_config, warn_of_other_path
+    from patchwork.runs.weights import locate_weights_dir
     from patchwork.training.checkpoint_io import BEST
 
-    if figures == "none":
+    if figures == "none" and locate_weights_dir(run) is None:
         run_dir = locate_run(run)
         config = read_config(run_dir)
         warn_of_other_path(run, run_dir, BEST)
-        print_page(write_page(describe_run(run_dir, config), inputs_without_weights(run_dir, config), []).path)
+        description = describe_run(run_dir, config, read_manifest(run_dir))
+        print_page(write_page(description, inputs_without_weights(run_dir, config), []).path)
         return
     loaded = Run.load(run)
     if replay:
@@ -58,7 +61,7 @@ def report(*, run: PathStr, figures: Literal["all", "none"] | str | list[str] = 
 
         play(loaded)
         return
-    description, inputs = describe_run(loaded.run_dir, loaded.config), make_inputs(loaded)
+    description, inputs = describe_run(loaded.run_dir, loaded.config, loaded.manifest), make_inputs(loaded)
     if audited:
         from patchwork.evaluation.audit.section import audit_section
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +21,7 @@ from patchwork.training.checkpoint_io import read_checkpoint
 from patchwork.training.watch import watched_paths
 
 
-def describe_run(run_dir: Path, config: DictConfig) -> RunDescription:
+def describe_run(run_dir: Path, config: DictConfig, manifest: dict[str, Any]) -> RunDescription:
     """Return what is said of a run on its page."""
     task, model = choice_names(config)
     plain = to_plain(config)
@@ -30,7 +31,7 @@ def describe_run(run_dir: Path, config: DictConfig) -> RunDescription:
         model=model,
         config=plain,
         config_text=OmegaConf.to_yaml(config),
-        manifest=read_manifest(run_dir),
+        manifest=manifest,
         overrides=config_overrides(plain),
     )
 

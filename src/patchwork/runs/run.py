@@ -33,6 +33,13 @@ from patchwork.runs.run_dir import (
     test_result,
     warn_of_other_path,
 )
+from patchwork.runs.weights import (
+    WEIGHTS_FILE,
+    check_weights_dir,
+    locate_weights_dir,
+    outputs_dir,
+    read_weights_file,
+)
 from patchwork.tasks import Task
 from patchwork.tasks.predictions import Predictions
 from patchwork.training.checkpoint_io import BEST, LAST, backup_path, read_latest, weights_sha256
@@ -75,22 +82,37 @@ class Run:
         The caller's random states and environment variables stay as they are.
 
         Args:
-            run_dir: Directory of the run, or a path within it, such as that of a checkpoint.
+            run_dir: Directory of the run, or a path within it, such as that of a checkpoint; or a weights folder, or
+                the name of weights that come with the package, as seq2seq.
 
         Raises:
             DataError: if the directory holds no run, or a damaged one.
             ConfigError: if its configuration is not one of this package, as when it names a foreign target.
         """
+        if (folder := locate_weights_dir(run_dir)) is not None:
+            return cls.from_weights(folder)
         path, run_dir = run_dir, locate_run(run_dir)
         config = read_config(run_dir)
         warn_of_other_path(path, run_dir, BEST)
-        with preserve_rng(), patch.dict(os.environ):
-            data, task = build(config)
-        make_precision(config.trainer.precision, task.device).convert_module(task)
+        data, task = build_quietly(config)
         checkpoint = load_best(task, run_dir)
         manifest = read_manifest(run_dir)
         warn_unfinished(run_dir, config, manifest, data, checkpoint)
         return cls(run_dir, config, manifest, task.eval(), data)
+
+    @classmethod
+    def from_weights(cls, folder: Path) -> "Run":
+        """Build the run of a weights folder; what commands make of it goes to `outputs_dir(folder)`.
+
+        Raises:
+            DataError: if a file is damaged or missing.
+        """
+        check_weights_dir(folder)
+        config = read_config(folder)
+        data, task = build_quietly(config)
+        path = folder / WEIGHTS_FILE
+        load_weights(task, {"state_dict": read_weights_file(path)}, path)
+        return cls(outputs_dir(folder), config, read_manifest(folder), task.eval(), data)
 
     def predictions(self, split: EvalSplit) -> Predictions:
         """Return the predictions of a split: the saved table if it was made with these weights, else a new one.
@@ -150,6 +172,14 @@ class Run:
             config.trainer.accelerator = "auto"
         with preserve_rng(), patch.dict(os.environ), warnings.catch_warnings():
             return run_test(make_trainer(config, [EvalProgress()]), self.task, self.data)
+
+
+def build_quietly(config: DictConfig) -> tuple[BaseDataModule, Task]:
+    """Build data module and task in the run's precision; random states and environment variables stay as they are."""
+    with preserve_rng(), patch.dict(os.environ):
+        data, task = build(config)
+    make_precision(config.trainer.precision, task.device).convert_module(task)
+    return data, task
 
 
 def warn_unfinished(

@@ -1,0 +1,1 @@
+"""A trained model on its way out of the lab: as a folder of weights."""
