@@ -262,7 +262,7 @@ def save_page(context: TrainingContext, run_dir: Path) -> None:
     from patchwork.runs.page import describe_run, saved_inputs
 
     inputs = saved_inputs(run_dir, context.task, context.data)
-    write_short_page(describe_run(run_dir, context.config), inputs)
+    write_short_page(describe_run(run_dir, context.config, read_manifest(run_dir)), inputs)
 
 
 @contextmanager
