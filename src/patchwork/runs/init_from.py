@@ -19,7 +19,7 @@ from patchwork.core.paths import exists, expand_home
 from patchwork.core.rank import is_rank_zero
 from patchwork.runs.run import best_checkpoint, load_weights, read_weights
 from patchwork.runs.run_dir import is_run_dir, locate_run
-from patchwork.runs.weights import WEIGHTS_FILE, check_weights_dir, locate_weights_dir, read_weights_file
+from patchwork.runs.weights import WEIGHTS_FILE, locate_weights_dir
 from patchwork.tasks import Task
 from patchwork.training.checkpoint_io import LAST, backup_path, read_checkpoint, weights_sha256
 
@@ -58,13 +58,8 @@ def load_initial_weights(task: Task, init_from: str | None, run_dir: Path | None
             initial = read_checkpoint(own)
             load_weights(task, initial, own)
             return initial
-    if (folder := locate_weights_dir(init_from)) is not None:
-        check_weights_dir(folder)
-        path = folder / WEIGHTS_FILE
-        weights = read_weights_file(path)
-    else:
-        path = locate_weights(init_from)
-        weights = read_weights(path)
+    path = locate_weights(init_from)
+    weights = read_weights(path)
     taken = take_weights(task, weights, path)
     if taken["parameters_taken"] < FEW * taken["parameters"] and is_rank_zero():
         warnings.warn(
@@ -77,11 +72,13 @@ def load_initial_weights(task: Task, init_from: str | None, run_dir: Path | None
 
 
 def locate_weights(init_from: str) -> Path:
-    """Return the path of the checkpoint that `init_from` names: of a run, the best one.
+    """Return the path of the weights that `init_from` names: of a run, its best checkpoint.
 
     Raises:
         DataError: if it names none.
     """
+    if (folder := locate_weights_dir(init_from)) is not None:
+        return folder / WEIGHTS_FILE
     path = expand_home(init_from)
     if not exists(path):
         raise DataError(f"init_from={init_from} does not exist: pass a run directory or a checkpoint")

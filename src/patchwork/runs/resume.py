@@ -26,6 +26,7 @@ from patchwork.runs.run_dir import (
     runs_root,
     warn_of_other_path,
 )
+from patchwork.runs.weights import shipped_names
 
 ACCELERATOR_KEYS = tuple(f"trainer.{name}" for name in ("accelerator", "devices", "strategy", "deterministic"))
 RESUMABLE_KEYS = (  # and all below them: where a run computes and what it shows, but not what it computes
@@ -90,10 +91,11 @@ def find_run(config: DictConfig, overrides: Sequence[str] = ()) -> tuple[DictCon
 def strip_launch_keys(config: DictConfig) -> DictConfig:
     """Return a configuration with its links resolved, without the keys that say only how the run was started.
 
-    The path of `init_from` becomes absolute, so that it means the same wherever the run is resumed.
+    The path of `init_from` becomes absolute, so that it means the same wherever the run is resumed, unless it is the
+    name of weights that come with the package.
     """
     values = {key: value for key, value in to_plain(config).items() if key not in LAUNCH_KEYS}
-    if values.get("init_from") is not None:
+    if values.get("init_from") is not None and values["init_from"] not in shipped_names():
         values["init_from"] = str(expand_home(values["init_from"]).absolute())
     return OmegaConf.create(values)
 

@@ -236,11 +236,14 @@ def best_checkpoint(run_dir: Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights in a checkpoint.
+    """Read the weights in a checkpoint, or in the file of a weights folder.
 
     Raises:
         DataError: if it is damaged, or holds none.
     """
+    if path.name == WEIGHTS_FILE:
+        check_weights_dir(path.parent)
+        return read_weights_file(path)
     return weights_of(read_latest(path), path)
 
 

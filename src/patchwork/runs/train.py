@@ -27,6 +27,7 @@ from patchwork.core.schema import check_config
 from patchwork.data import BaseDataModule
 from patchwork.runs.build import build, build_callbacks, check_loggers, instantiate_group, preserve_rng
 from patchwork.runs.fitting import check_fit, warn_unused
+from patchwork.runs.gate import check_gate, describe_verdict, judge, needs_gate
 from patchwork.runs.init_from import INIT, describe_taken, load_initial_weights
 from patchwork.runs.manifest import check_dataset, make_manifest, merge_manifest, read_manifest, write_manifest
 from patchwork.runs.predictions import save_predictions
@@ -37,8 +38,10 @@ from patchwork.runs.run import Run, load_best, run_test
 from patchwork.runs.run_dir import CONFIG_FILE, LOCK_FILE, make_run_dir, runs_root
 from patchwork.tasks import Predictions, Sample, Task
 from patchwork.training.checkpoint_io import (
+    BEST,
     LAST,
     backup_path,
+    read_checkpoint,
     remove_partial_files,
     weights_sha256,
     write_checkpoint,
@@ -153,6 +156,7 @@ def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous, run_dir:
     """Build everything and check that it can be trained here; nothing is written."""
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
+    check_gate(data, config.get("init_from"))
     if config.trainer.strategy == "fsdp":
         check_fsdp(config, task)
         if config.get("watch"):
@@ -221,6 +225,7 @@ def test(context: TrainingContext, run_dir: Path) -> dict[str, Any]:
         _, context.task = build(context.config)  # a whole model, for the best weights
         trainer.precision_plugin.convert_module(context.task)
     best = load_best(context.task, run_dir)
+    verdict = apply_gate(context, best, run_dir)
     collects = context.task.saves_predictions and trainer.world_size == 1
     test_metrics = run_test(trainer, context.task, context.data, context.test_predictions if collects else None)
     state = best["callbacks"][context.checkpointer.state_key]  # at the validation that found these weights
@@ -229,8 +234,27 @@ def test(context: TrainingContext, run_dir: Path) -> dict[str, Any]:
         "monitor": context.task.monitor,
         "best_epoch": state["best_epoch"] + 1,
         "metrics": {**state["best_metrics"], **test_metrics},
+        **verdict,
         "weights_sha256": weights_sha256(best["state_dict"]),
     }
+
+
+def apply_gate(context: TrainingContext, best: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Of weights that were tuned to corrections and those that they began with, keep the better ones as the best.
+
+    Returns:
+        The verdict for the manifest; empty if the run needs none.
+    """
+    if not needs_gate(context.data):
+        return {}
+    initial = read_checkpoint(run_dir / "checkpoints" / INIT)
+    verdict = judge(context.task, context.data, initial["state_dict"])
+    if not verdict["passed"]:
+        best["state_dict"] = initial["state_dict"]
+        best["callbacks"][context.checkpointer.state_key]["best_metrics"] = {}  # which are those of the new weights
+        write_checkpoint(best, run_dir / "checkpoints" / BEST)
+    print(describe_verdict(verdict, initial["init_from"]["path"]), flush=True)
+    return {"gate": verdict}
 
 
 def finish_run(context: TrainingContext, run_dir: Path, manifest: dict[str, Any]) -> list[Sample]:
