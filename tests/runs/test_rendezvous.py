@@ -24,7 +24,7 @@ from patchwork.runs.rendezvous import Rendezvous
 
 OVERRIDES = [
     *TINY,
-    "data.samples_per_epoch=960",
+    "data.samples_per_epoch=480",
     "model.dropout=0",  # each process drops units of its own
     "trainer.max_epochs=2",
     "checkpoint_every_seconds=0.05",
@@ -88,7 +88,7 @@ def assert_similar(single: Path, run_dir: Path) -> None:
     """Assert that a run has the metrics of another up to rounding, and has written the same files."""
     expected, actual = read_manifest(single), read_manifest(run_dir)
     assert actual["status"] == "finished"
-    assert (expected["steps"], expected["epochs"]) == (actual["steps"], actual["epochs"]) == (120, 2)
+    assert (expected["steps"], expected["epochs"]) == (actual["steps"], actual["epochs"]) == (60, 2)
     # the ranks' gradients, averaged, are those of the whole batch
     for name in ("test/loss", "val/loss"):
         assert actual["metrics"][name] == pytest.approx(expected["metrics"][name], abs=1e-4)

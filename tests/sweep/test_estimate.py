@@ -60,7 +60,7 @@ def test_dry_run_of_a_search_samples_parameters(
     assert command(["space.yaml", "dry_run=true", "n_trials=7", *TINY]) == 0
     output = capsys.readouterr().out
     assert "1 configuration, 0 of them infeasible" in output
-    assert re.search(r"7 trials take about \d+ (seconds|minutes?)", output)
+    assert re.search(r"7 trials take about \d+ (seconds|minutes?|h)", output)
 
 
 def test_total_is_in_words(capsys: pytest.CaptureFixture[str]) -> None:
