@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchwork.core.errors import ConfigError
 from patchwork.core.schema import choice_name
+from patchwork.data import BaseDataModule
 from patchwork.data.image_data import ImageSourceDataModule
 from patchwork.models import EncoderDecoder, ViT
 from patchwork.models.patch_embed import PatchEmbed
@@ -33,7 +34,7 @@ class Bundle:
     tensors: dict[str, Tensor]
 
 
-def make_bundle(task: Task, data: ImageSourceDataModule) -> Bundle:
+def make_bundle(task: Task, data: BaseDataModule) -> Bundle:
     """Return the bundle of a trained task.
 
     Raises:
@@ -46,6 +47,7 @@ def make_bundle(task: Task, data: ImageSourceDataModule) -> Bundle:
             "task=seq2seq model=encoder_decoder or task=classify model=vit"
         )
     assert isinstance(model, EncoderDecoder | ViT)
+    assert isinstance(data, ImageSourceDataModule)
     spec = {
         "task": choice_name(type(task)),
         "model": type(model).__name__,
