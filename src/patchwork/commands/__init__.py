@@ -7,6 +7,7 @@ COMMANDS = {
     "generate": "generate images with a trained model",
     "predict": "write the predictions of a run as a table",
     "report": "write the page of a run: figures of what it does and why",
+    "export": "write a model as a page to draw on, or as a folder of weights",
     "compare": "compare finished runs over their seeds and test digits",
     "runs": "list runs, newest first",
     "sweep": "search for hyperparameters",

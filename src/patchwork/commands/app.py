@@ -109,7 +109,7 @@ def name_arguments(function: Callable[..., Any], args: list[str]) -> list[str]:
             raise ConfigError(f"{arg} is not an option of this command: write {meant}={value or 'value'}")
         if key in parameters and separator:
             named.append(arg)
-        elif takes_runs and exists(expand_home(arg)):
+        elif takes_runs and (exists(expand_home(arg)) or is_shipped(arg)):
             paths.append(arg)
         elif not separator and takes_runs:
             raise ConfigError(
@@ -124,6 +124,13 @@ def name_arguments(function: Callable[..., Any], args: list[str]) -> list[str]:
     if len(paths) > 1:
         return [format_override(first, paths), *named]
     return [*(f"{first}={path}" for path in paths), *named]
+
+
+def is_shipped(name: str) -> bool:
+    """Return whether weights of this name come with the package."""
+    from patchwork.runs.weights import shipped_names
+
+    return name in shipped_names()
 
 
 def print_error(name: str, error: PatchworkError | Interrupted) -> int:

@@ -126,4 +126,4 @@ def join_modules() -> str:
 
 
 def read_lab(name: str) -> str:
-    return files("patchwork.lab").joinpath(name).read_text(encoding="utf-8")
+    return files("patchwork").joinpath("lab", name).read_text(encoding="utf-8")

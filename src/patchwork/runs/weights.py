@@ -10,13 +10,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from patchwork.core.errors import DataError, one_line
 from patchwork.core.paths import exists, expand_home
 from patchwork.runs.run_dir import CONFIG_FILE, MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHIPPED = Path(__file__).parents[1] / "weights"
 WEIGHTS_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "card.md", "SHA256SUMS"
@@ -81,7 +82,7 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_weights_file(path: Path) -> dict[str, Tensor]:
+def read_weights_file(path: Path) -> "dict[str, Tensor]":
     """Read the tensors of a safetensors file, which holds nothing that could be executed.
 
     Raises:
