@@ -37,8 +37,8 @@ def export(
 ) -> None:
     """Write a trained model so that it can be used elsewhere.
 
-    `lab` is a page, one HTML file that needs no server and no network: one draws, and the model runs in the browser, with
-    all that it computes at hand. `weights` is a folder: safetensors in half precision, the configuration, what was
+    `lab` is a page, one HTML file that needs no server and no network: one draws, and the model runs in the browser,
+    with all that it computes at hand. `weights` is a folder: safetensors in half precision, the configuration, what was
     measured with this very file, and a card.
 
     Args:
