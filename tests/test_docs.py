@@ -18,6 +18,7 @@ from patchwork.__main__ import COMMANDS
 from patchwork.commands.compare import compare
 from patchwork.commands.convert import convert
 from patchwork.commands.evaluate import evaluate
+from patchwork.commands.export import export
 from patchwork.commands.generate import generate
 from patchwork.commands.icons import write_icons
 from patchwork.commands.predict import predict
@@ -68,6 +69,10 @@ def test_documented_command_is_valid(line: str) -> None:
         first_key = next(iter(signature(function)))  # whose name may be left out
         paths = [f"{first_key}={word}" for word in words[2:] if "=" not in word]
         parse_call(function, [*paths, *overrides])
+        return
+    if words[:2] == ["patchwork", "export"]:
+        paths = [word for word in words[3:] if "=" not in word]
+        parse_call(export, [f"form={words[2]}", f"run=[{','.join(paths)}]", *overrides])
         return
     if words[:2] == ["patchwork", "sweep"]:
         assert (ROOT / words[2]).is_file()

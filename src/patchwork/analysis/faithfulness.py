@@ -25,7 +25,7 @@ from patchwork.tasks import Task
 from patchwork.tasks.base import to_unit_range
 
 NUM_SAMPLES, NUM_SHOWN = 32, 4
-NUM_SEARCHED = 16  # samples of which parts are searched for
+NUM_SEARCHED = 8  # samples of which parts are searched for
 REPLACEMENTS = ("mean image", "another sample")
 ZERO_STD = 0.02
 UNTRAINED = ("rollout", "relevance", "gradient")  # methods that are quick enough to be tried there, too
