@@ -24,6 +24,7 @@ from patchwork.commands.icons import write_icons
 from patchwork.commands.predict import predict
 from patchwork.commands.report import report
 from patchwork.commands.runs import runs
+from patchwork.commands.serve import serve
 from patchwork.commands.sweep import sweep
 from patchwork.core.overrides import parse_call
 from patchwork.core.schema import check_config, signature
@@ -36,7 +37,7 @@ EXTENDING = ROOT / "docs" / "extending.md"  # whose commands are run, as they ne
 COMMAND = re.compile(rf"(?:python train\.py|patchwork (?:{'|'.join(COMMANDS)})\b)[^`\n#]*")
 PLACEHOLDER = re.compile(r"=mine|experiment=best|paper_\*|(task|model)=…")  # a name that the reader chooses
 KEYWORD_COMMANDS = {"convert": convert, "evaluate": evaluate, "generate": generate, "icons": write_icons}
-KEYWORD_COMMANDS |= {"predict": predict, "runs": runs, "report": report, "compare": compare}
+KEYWORD_COMMANDS |= {"predict": predict, "runs": runs, "report": report, "compare": compare, "serve": serve}
 LAUNCH_KEY = re.compile(r"(hydra|resume|run)\b")  # of the launcher, or of a run that does not exist here
 
 

@@ -20,6 +20,7 @@ STAIRCASE = (  # a package imports from itself and from earlier steps
     ("runs",),
     ("evaluation",),
     ("export",),
+    ("serve",),
     ("sweep",),
     ("commands",),
 )

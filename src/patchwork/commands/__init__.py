@@ -8,6 +8,7 @@ COMMANDS = {
     "predict": "write the predictions of a run as a table",
     "report": "write the page of a run: figures of what it does and why",
     "export": "write a model as a page to draw on, or as a folder of weights",
+    "serve": "serve a model over HTTP: the page to draw on, and answers to drawings and pictures",
     "compare": "compare finished runs over their seeds and test digits",
     "runs": "list runs, newest first",
     "sweep": "search for hyperparameters",
