@@ -76,7 +76,7 @@ def requeue_job(name: str) -> None:
         print(f"{program(name)}: {outcome}", file=sys.stderr)
 
 
-def call_command(name: str, function: Callable[..., None], args: list[str]) -> int:
+def call_command(name: str, function: Callable[..., int | None], args: list[str]) -> int:
     """Call a function with the keyword arguments that `key=value` strings give it, and return the exit code."""
     if print_help(args, lambda: format_help(f"patchwork {name} key=value …", function)):
         return 0
