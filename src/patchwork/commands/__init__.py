@@ -5,7 +5,7 @@ COMMANDS = {
     "evaluate": "measure a run, or several as an ensemble, on the test split",
     "audit": "check that a model does what it claims",
     "generate": "generate images with a trained model",
-    "predict": "write the predictions of a run as a table",
+    "predict": "read digits in pictures, or write the predictions of a run as a table",
     "report": "write the page of a run: figures of what it does and why",
     "export": "write a model as a page to draw on, or as a folder of weights",
     "serve": "serve a model over HTTP: the page to draw on, and answers to drawings and pictures",
