@@ -112,6 +112,8 @@ def is_hydra_form(text: str, parsed: Override, sweep: bool) -> bool:
         return sweep and all(isinstance(item, QuotedString) or item == part for item, part in pairs(value, text))
     if parsed.is_sweep_override():
         return sweep  # choice(a,b)
+    if text != text.strip():  # spaces around a value, which Hydra drops
+        return "${" in text
     escaped = isinstance(value, str) and "\\" in text
     return value is None or value == text or escaped or isinstance(value, QuotedString) or "${" in text
 
