@@ -192,7 +192,7 @@ def test_csv_and_json_agree_and_errors_keep_their_place(
         ([], 2, "out is missing"),
     ],
 )
-def test_wrong_calls_are_told_in_a_line(
+def test_wrong_calls_are_reported_in_a_line(
     command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     finished_run: Path,

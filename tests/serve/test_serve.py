@@ -1,5 +1,6 @@
 """The service answers drawings and pictures as the model does, and refuses everything else in one line, soon."""
 
+import asyncio
 import io
 import json
 import socket
@@ -23,6 +24,7 @@ from PIL import Image
 
 from patchwork.core.errors import ConfigError, ResourceError
 from patchwork.data.drawing import strokes_to_image
+from patchwork.data.strokes import Strokes
 from patchwork.runs.run import Run
 from patchwork.serve import guard, server
 from patchwork.serve.app import make_app
@@ -86,20 +88,19 @@ def raw(address: str, request: bytes, *, then: bytes = b"", wait: float = 0.0) -
 
 def test_strokes_are_answered_as_the_model_does(client: httpx.Client, reader: Reader) -> None:
     answer = client.post("/predict", json=drawing()).json()
-    cells = reader.read_strokes(reader_strokes())
-    image = reader.stitch(cells)
+    image = torch.from_numpy(stitched(reader))[None]
     expected = reader.run.predict(image)
-    tokens, end = expected.prediction[0].tolist(), reader.run.model.eos_id
-    assert [digit["answer"] for digit in answer["digits"]] == [str(t) if t < end - 1 else None for t in tokens]
+    tokens = expected.prediction[0].tolist()
+    assert [digit["digit"] for digit in answer["digits"]] == [token if token < 10 else None for token in tokens]
     assert answer["probability"] == pytest.approx(float(expected.probability[0]), abs=2e-6)
     assert {digit["problem"] for digit in answer["digits"]} == {None}
     np.testing.assert_array_equal(image[0, :28, :28], strokes_to_image(draw_first(), 280).image)
 
 
-def reader_strokes() -> Any:
-    from patchwork.serve.reader import Strokes
-
-    return Strokes(**drawing())
+def stitched(reader: Reader) -> np.ndarray:
+    """Return the drawing as the model sees it, (56, 56)."""
+    cells = [cell.image for cell in reader.read_strokes(Strokes(**drawing())).cells]
+    return np.block([cells[:2], cells[2:]])
 
 
 def draw_first() -> list[np.ndarray]:
@@ -107,7 +108,7 @@ def draw_first() -> list[np.ndarray]:
 
 
 def test_pictures_are_answered_as_strokes_are(client: httpx.Client, reader: Reader) -> None:
-    image = reader.stitch(reader.read_strokes(reader_strokes()))[0].numpy()
+    image = stitched(reader)
     for picture in (image, 255 - np.kron(image, np.ones((5, 5), np.uint8))):
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "PNG")
@@ -258,15 +259,16 @@ def test_a_client_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_is_asked_for(reader: Reader) -> None:
-    transport = httpx.ASGITransport(make_app(reader, b"page", token="secret"))
+    transport = httpx.ASGITransport(make_app(reader, b"page", hosts=None, token="secret"))
 
-    async def ask(**headers: str) -> int:
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return (await client.get("/model", headers=headers)).status_code
-
-    import asyncio
+    async def ask(path: str = "/model", **headers: str) -> int:
+        async with httpx.AsyncClient(transport=transport, base_url="http://example.net") as client:
+            return (await client.get(path, headers=headers)).status_code
 
     assert asyncio.run(ask()) == 401
+    assert asyncio.run(ask("/?token=wrong")) == 401
+    assert asyncio.run(ask("/?token=secret")) == 200
+    assert asyncio.run(ask("/model?token=secret")) == 401  # only the page, which a browser opens
     assert asyncio.run(ask(authorization="Bearer wrong")) == 401
     assert asyncio.run(ask(authorization="Bearer secret")) == 200
 

@@ -66,7 +66,7 @@ def explain(args: list[str]) -> None:
     """Print what the words among the arguments are, with the others as overrides; without words, the others.
 
     Raises:
-        ConfigError: if there is no such key, group or choice; what is said of the others is printed before.
+        ConfigError: if there is no such key, group or choice; the explanations of the others are printed first.
     """
     if not args:
         groups = ", ".join(group_choices([CONF_DIR]))

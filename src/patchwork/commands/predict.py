@@ -129,8 +129,8 @@ def predict_pictures(
 ) -> int:
     """Read the digits in pictures, see `predict`, and return the exit code."""
     import patchwork.core.fast_import  # noqa: F401
+    from patchwork.data.picture_files import read_pictures
     from patchwork.runs.picture_answers import Failure, PictureReader
-    from patchwork.runs.picture_files import read_pictures
     from patchwork.runs.picture_lines import csv_header, csv_line, json_line
     from patchwork.runs.run import Run
     from patchwork.runs.weights import shipped_names

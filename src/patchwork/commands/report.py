@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from patchwork.report.sections import Section
 
 
-AUDIT = "audit"  # the section of `patchwork audit`, which is no figure of an analysis
+AUDIT = "audit"  # the section of `patchwork audit`; it does not come from an analysis
 
 
 def command(args: list[str]) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Interval, Len
-from pydantic import AwareDatetime, BaseModel, ConfigDict, FiniteFloat, StringConstraints, ValidationError
+from annotated_types import Interval
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from patchwork.core.atomic import not_writable, write_bytes
 from patchwork.core.errors import DataError, ResourceError
+from patchwork.data.strokes import Length, StrokeList
 
 CORRECTIONS_FILE = Path("outputs", "corrections.jsonl")
 MAX_CORRECTIONS, MAX_BYTES = 10_000, 20_000_000
@@ -25,8 +26,6 @@ SIDE = 28  # of an image in pixels
 
 Digit = Annotated[int, Interval(ge=0, le=9)]
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
-Coordinate = Annotated[FiniteFloat, Interval(ge=-1e5, le=1e5)]
-Stroke = Annotated[list[tuple[Coordinate, Coordinate]], Len(1, 20_000)]
 
 
 class Correction(BaseModel):
@@ -56,8 +55,8 @@ class Correction(BaseModel):
     spec: Name
     task: Name
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    strokes: Annotated[list[Stroke], Len(0, 500)]
-    cell_size: Annotated[FiniteFloat, Interval(gt=0, le=1e5)]
+    strokes: StrokeList
+    cell_size: Length
     image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{1046}==$")]
     prediction: Digit
     probability: Annotated[float, Interval(ge=0, le=1)]
@@ -102,11 +101,10 @@ def append_correction(path: Path, correction: Correction) -> None:
 
     Raises:
         ResourceError: if the file is full, or cannot be written.
-        DataError: if it is damaged.
     """
     line = format_correction(correction)
-    size = path.stat().st_size if path.exists() else 0
-    if size + len(line) > MAX_BYTES or len(read_corrections(path)) >= MAX_CORRECTIONS:
+    content = path.read_bytes() if path.exists() else b""
+    if len(content) + len(line) > MAX_BYTES or content.count(b"\n") >= MAX_CORRECTIONS:
         raise ResourceError(
             f"{path} is full: it takes {MAX_CORRECTIONS:,} corrections, {MAX_BYTES / 1e6:g} MB; export and delete some"
         )

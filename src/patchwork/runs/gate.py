@@ -1,6 +1,6 @@
 """Keep fine-tuned weights only if they are better on corrections that were held out, and not worse on MNIST.
 
-A model that trains on whatever it is told learns what it is told: labels can be wrong, and what it knew is forgotten.
+Labels of corrections can be wrong, and a model that is trained on a few drawings forgets what it has learned before.
 So a run on `dataset=corrections` compares its weights with those that it began with, before anything is tested.
 """
 

@@ -22,7 +22,7 @@ from patchwork.training.watch import watched_paths
 
 
 def describe_run(run_dir: Path, config: DictConfig, manifest: dict[str, Any]) -> RunDescription:
-    """Return what is said of a run on its page."""
+    """Return the description of a run on its page."""
     task, model = choice_names(config)
     plain = to_plain(config)
     return RunDescription(

@@ -13,9 +13,10 @@ from patchwork.core.schema import choice_name
 from patchwork.data.drawing import Drawing, split_strokes, strokes_to_image
 from patchwork.data.grid import Box, Grid, find_grid
 from patchwork.data.image_data import ImageSourceDataModule
+from patchwork.data.picture_files import Picture
 from patchwork.data.sources.mnist import DIGIT_NAMES
 from patchwork.data.stitched import StitchedDataModule
-from patchwork.runs.picture_files import Picture, StrokesFile
+from patchwork.data.strokes import Strokes
 from patchwork.runs.run import Run
 from patchwork.tasks import Classify, Predictions, Seq2Seq
 from patchwork.training.checkpoint_io import weights_sha256
@@ -109,7 +110,7 @@ class PictureReader:
         if isinstance(content, DataError):
             return Failure(picture.name, "file", one_line(content))
         try:
-            grid = self.split_drawing(content) if isinstance(content, StrokesFile) else self.find_cells(content)
+            grid = self.split_drawing(content) if isinstance(content, Strokes) else self.find_cells(content)
         except DataError as error:
             return Failure(picture.name, "image", one_line(error))
         if self.grid is not None and (grid.rows, grid.cols) != self.grid:
@@ -125,7 +126,7 @@ class PictureReader:
     def find_cells(self, gray: np.ndarray) -> Grid:
         return find_grid(gray, self.rows, self.cols)
 
-    def split_drawing(self, drawing: StrokesFile) -> Grid:
+    def split_drawing(self, drawing: Strokes) -> Grid:
         """Return the cells of a drawing, with as many as the options say, or itself, or the model reads, or one."""
         own = self.grid or (1, 1)
         rows, cols = self.rows or drawing.rows or own[0], self.cols or drawing.cols or own[1]
@@ -151,11 +152,17 @@ class PictureReader:
             if isinstance(item, Failure):
                 yield item
                 continue
-            prediction, laws = next(rows)
+            prediction, cell_log_probs = next(rows)
             if self.grid is not None:
-                prediction, laws = prediction[0], laws[0]
+                prediction, cell_log_probs = prediction[0], cell_log_probs[0]
             name, grid, seconds = item
-            yield Answer(name, prediction, laws, grid.boxes, 1000 * (seconds + share))
+            yield Answer(name, prediction, cell_log_probs, grid.boxes, 1000 * (seconds + share))
+
+    def read_grid(self, grid: Grid) -> Answer:
+        """Return the answer to one grid, whose cells may be empty."""
+        (answer,) = self.answer([("", grid, 0.0)])
+        assert isinstance(answer, Answer)
+        return answer
 
     def predict(self, grids: list[Grid]) -> Predictions:
         """Predict grids: all cells as images, or each grid stitched to one."""

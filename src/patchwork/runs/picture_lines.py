@@ -18,16 +18,18 @@ def json_line(answer: Answer | Failure, reader: PictureReader, top: int) -> str:
     if isinstance(answer, Failure):
         return encode({"file": answer.name, "error": {"kind": answer.kind, "message": answer.message}})
     probabilities = answer.probabilities.tolist()
-    laws = answer.log_probs[:, :NUM_DIGITS].exp().tolist()
+    all_probs = answer.log_probs[:, :NUM_DIGITS].exp().tolist()
     digits = []
-    for token, probability, law, box in zip(answer.prediction.tolist(), probabilities, laws, answer.boxes, strict=True):
-        likeliest = sorted(range(len(law)), key=lambda digit: -law[digit])[:top]
+    for token, probability, probs, box in zip(
+        answer.prediction.tolist(), probabilities, all_probs, answer.boxes, strict=True
+    ):
+        likeliest = sorted(range(len(probs)), key=probs.__getitem__, reverse=True)[:top]
         digits.append(
             {
                 "digit": as_digit(token),
                 "probability": round(probability, 6),
                 "sure": is_sure(probability, reader),
-                "top": [[digit, round(law[digit], 6)] for digit in likeliest],
+                "top": [[digit, round(probs[digit], 6)] for digit in likeliest],
                 "box": box,
             }
         )

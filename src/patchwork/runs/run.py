@@ -94,7 +94,7 @@ class Run:
         path, run_dir = run_dir, locate_run(run_dir)
         config = read_config(run_dir)
         warn_of_other_path(path, run_dir, BEST)
-        data, task = build_quietly(config)
+        data, task = build_isolated(config)
         checkpoint = load_best(task, run_dir)
         manifest = read_manifest(run_dir)
         warn_unfinished(run_dir, config, manifest, data, checkpoint)
@@ -109,7 +109,7 @@ class Run:
         """
         check_weights_dir(folder)
         config = read_config(folder)
-        data, task = build_quietly(config)
+        data, task = build_isolated(config)
         path = folder / WEIGHTS_FILE
         load_weights(task, {"state_dict": read_weights_file(path)}, path)
         return cls(outputs_dir(folder), config, read_manifest(folder), task.eval(), data)
@@ -174,7 +174,7 @@ class Run:
             return run_test(make_trainer(config, [EvalProgress()]), self.task, self.data)
 
 
-def build_quietly(config: DictConfig) -> tuple[BaseDataModule, Task]:
+def build_isolated(config: DictConfig) -> tuple[BaseDataModule, Task]:
     """Build data module and task in the run's precision; random states and environment variables stay as they are."""
     with preserve_rng(), patch.dict(os.environ):
         data, task = build(config)

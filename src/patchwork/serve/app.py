@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 
+from patchwork.data.strokes import Strokes
 from patchwork.serve.guard import Guard, Refused, error_body
-from patchwork.serve.reader import Reader, Strokes
+from patchwork.serve.reader import Reader
 
 AT_ONCE, WAITING = 1, 16  # answers that are computed at once, by one network, and requests that wait
 PICTURES = ("image/png", "image/jpeg", "image/bmp", "image/gif", "image/webp", "image/tiff")

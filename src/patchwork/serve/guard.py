@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -68,12 +68,14 @@ class Guard:
 
     Args:
         app: the application.
-        hosts: names under which it may be asked.
-        token: what a request must carry as `Authorization: Bearer …`; None if it need not.
+        hosts: names under which it may be asked; None for any, as of a host that others reach by names of their own,
+            who need the token.
+        token: what a request must carry as `Authorization: Bearer …`, or as `?token=…` of a page that is opened in a
+            browser; None if it need not.
     """
 
     app: App
-    hosts: tuple[str, ...] = LOOPBACK
+    hosts: tuple[str, ...] | None = LOOPBACK
     token: str | None = None
     bucket: TokenBucket = field(default_factory=TokenBucket)
 
@@ -107,13 +109,16 @@ class Guard:
             Refused: if one of them is not allowed.
         """
         host = hostname(headers.get("host", ""))
-        if host not in self.hosts:
+        if self.hosts is not None and host not in self.hosts:
             raise Refused(400, "host", f"the host is not allowed: use {', '.join(self.hosts)}")
         site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
-        if site not in ("none", "same-origin") or (origin is not None and urlsplit(origin).netloc != headers["host"]):
+        if site not in ("none", "same-origin") or (
+            origin is not None and urlsplit(origin).netloc != headers.get("host")
+        ):
             raise Refused(403, "origin", "requests of other pages are not allowed")
         if self.token is not None and scope["path"] != "/health":
-            given = headers.get("authorization", "").removeprefix("Bearer ")
+            query = parse_qs(scope.get("query_string", b"").decode("latin-1")) if scope["path"] == "/" else {}
+            given = headers.get("authorization", "").removeprefix("Bearer ") or query.get("token", [""])[0]
             if not hmac.compare_digest(given.encode(), self.token.encode()):
                 raise Refused(401, "token", "the token is missing or wrong: send Authorization: Bearer TOKEN")
         client = (scope.get("client") or ("?",))[0]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import uvicorn
 
 from patchwork.core.errors import ConfigError, ResourceError
+from patchwork.data.strokes import Strokes
 from patchwork.export.lab import build_page, pack
 from patchwork.runs.run import Run
 from patchwork.serve.app import make_app
 from patchwork.serve.guard import LOOPBACK
-from patchwork.serve.reader import Reader, Strokes
+from patchwork.serve.reader import Reader
 
 
 def serve_runs(runs: Sequence[Run], *, host: str, port: int, token: str | None) -> None:
@@ -32,12 +33,12 @@ def serve_runs(runs: Sequence[Run], *, host: str, port: int, token: str | None) 
     reader.answer(reader.read_strokes(Strokes(strokes=[], width=1, height=1)))  # the first answer takes longer
     listener = listen(host, port)
     address = f"http://{'localhost' if host in LOOPBACK else host}:{listener.getsockname()[1]}"
-    app = make_app(reader, page, hosts=(*LOOPBACK, host), token=token)
+    app = make_app(reader, page, hosts=LOOPBACK if host in LOOPBACK else None, token=token)
     config = uvicorn.Config(
         app, log_level="warning", limit_concurrency=64, timeout_keep_alive=5, h11_max_incomplete_event_size=16384,
         server_header=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    print(f"{address} (Ctrl-C ends it)", flush=True)
+    print(f"{address}{f'/?token={token}' if token else ''} (Ctrl-C ends it)", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 

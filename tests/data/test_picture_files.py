@@ -1,4 +1,4 @@
-"""Pictures are read from files of every format, in order, and what cannot be read is told in its place."""
+"""Pictures are read from files of every format, in order, and what cannot be read is reported in its place."""
 
 import gzip
 import json
@@ -12,9 +12,10 @@ from drawing_helpers import drawings
 from PIL import Image
 
 from patchwork.core.errors import DataError
+from patchwork.data import picture_files
 from patchwork.data.drawing import bitmap_to_image, strokes_to_image
-from patchwork.runs import picture_files
-from patchwork.runs.picture_files import StrokesFile, read_pictures
+from patchwork.data.picture_files import read_pictures
+from patchwork.data.strokes import Strokes
 
 DIGIT = strokes_to_image(drawings(3)[2][1], 280).image
 LARGE = np.kron(np.pad(DIGIT, 4), np.ones((4, 4), np.uint8))
@@ -86,7 +87,7 @@ def test_drawings_are_read(tmp_path: Path) -> None:
     strokes = [points.tolist() for points in drawings(3)[2][1]]
     (tmp_path / "a.json").write_text(json.dumps({"strokes": strokes, "width": 280, "height": 280}))
     (picture,) = read_pictures([str(tmp_path / "a.json")])
-    assert isinstance(picture.content, StrokesFile)
+    assert isinstance(picture.content, Strokes)
     np.testing.assert_array_equal(strokes_to_image(picture.content.strokes, 280).image, DIGIT)
 
 

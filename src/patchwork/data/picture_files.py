@@ -7,7 +7,6 @@ cannot be read takes its place among the others as an error.
 import glob
 import gzip
 import io
-import json
 import os
 import stat
 import sys
@@ -16,36 +15,23 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval, Len
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import ValidationError
 
 from patchwork.core.errors import DataError, one_line
 from patchwork.core.paths import expand_home
-from patchwork.data.corrections import Stroke
+from patchwork.data.strokes import Strokes
 
 MAX_BYTES, MAX_UNPACKED = 20_000_000, 1 << 26  # of a file, and of what a compressed one holds
 MAX_PIXELS, MAX_SIDE = 40_000_000, 16_384  # of an image
 MAX_FILES = 100_000
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # decoders that run no other program
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy", ".json", "-ubyte", "-ubyte.gz")
 STDIN = "-"
 
-Length = Annotated[FiniteFloat, Interval(gt=0, le=1e5)]
 
-
-class StrokesFile(BaseModel):
-    """A drawing: strokes on a canvas, in any unit, and how many cells it has, if it says so."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    strokes: Annotated[list[Stroke], Len(0, 500)]
-    width: Length
-    height: Length
-    rows: Annotated[int, Interval(ge=1, le=25)] | None = None
-    cols: Annotated[int, Interval(ge=1, le=25)] | None = None
+class TooLargeError(DataError):
+    """An image of more pixels than are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +39,7 @@ class Picture:
     """What an input holds: gray levels (height, width), uint8, or strokes, or what is wrong with it."""
 
     name: str
-    content: np.ndarray | StrokesFile | DataError
+    content: np.ndarray | Strokes | DataError
 
 
 def read_pictures(inputs: Sequence[str]) -> Iterator[Picture]:
@@ -183,21 +169,24 @@ def read_idx(content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
 
 
-def read_strokes(content: bytes) -> StrokesFile:
+def read_strokes(content: bytes) -> Strokes:
     try:
-        return StrokesFile.model_validate(json.loads(content))
+        return Strokes.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"is no drawing: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is no drawing: {one_line(error)[:200]}") from error
 
 
 def read_gray(content: bytes) -> np.ndarray:
-    """Return the brightness (height, width), uint8, of the first frame of an image."""
+    """Return the brightness (height, width), uint8, of the first frame of an image.
+
+    Raises:
+        TooLargeError: if it has too many pixels.
+        DataError: if it cannot be read.
+    """
     from PIL import Image, ImageOps
 
-    from patchwork.data.image_files import to_gray
+    from patchwork.data.image_files import FORMATS, to_gray
 
     try:
         with warnings.catch_warnings():
@@ -208,11 +197,15 @@ def read_gray(content: bytes) -> np.ndarray:
                 return np.rint(to_gray(ImageOps.exif_transpose(file), ground=None)).clip(0, 255).astype(np.uint8)
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(f"has more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # decoders raise errors of every type on damaged files
         raise DataError(f"cannot be read as an image: {one_line(error)[:200]}") from error
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise a `DataError` if an image is too large."""
+    """Raise a `TooLargeError` if an image is too large."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DataError(f"has {width}×{height} pixels: up to {MAX_SIDE:,} a side and {MAX_PIXELS:,} in all are read")
+        raise TooLargeError(
+            f"has {width}×{height} pixels: up to {MAX_SIDE:,} a side and {MAX_PIXELS:,} in all are read"
+        )
