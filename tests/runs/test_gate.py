@@ -94,6 +94,10 @@ def test_p_value_is_the_exact_one(better: int, worse: int, p: float) -> None:
     [
         (["task=classify", "dataset=corrections"], "init_from=null is not allowed"),
         (["task=sum", "dataset=corrections", "init_from=x"], "dataset=corrections is for"),
+        (
+            ["task=classify", "dataset=corrections", "init_from=x", "accelerator=ddp"],
+            "is trained by one process, not 2",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_refused(

@@ -163,7 +163,6 @@ PAPER = {  # parameters of the papers' models
     "paper_sum_baseline": 306_061,
 }
 SMALLER = {  # what takes long is trained with a smaller model, and in full among the slow tests
-    "finetune_corrections": ["init_from=null"],
     "paper_pixels_large": ["model.depth=1", "model.embed_dim=24", "data.eval_batch_size=1"],
     "paper_pixels_small": ["model.depth=1", "model.embed_dim=32", "data.eval_batch_size=1"],
 }
@@ -191,7 +190,7 @@ def test_experiment_trains(command: Command, tmp_path: Path, experiment: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", sorted(SMALLER.keys() & PAPER.keys()))
+@pytest.mark.parametrize("experiment", SMALLER)
 def test_large_experiment_trains(command: Command, tmp_path: Path, experiment: str) -> None:
     assert command("train", f"experiment={experiment}", *SHORT, "callbacks=none") == 0
     assert finished_manifest(tmp_path)["parameters"] == PAPER[experiment]

@@ -25,8 +25,8 @@ def needs_gate(data: BaseDataModule) -> bool:
     return isinstance(getattr(data, "dataset", None), Corrections)
 
 
-def check_gate(data: BaseDataModule, init_from: str | None) -> None:
-    """Check that there are weights to compare with, and that corrections can be predicted one by one.
+def check_gate(data: BaseDataModule, init_from: str | None, num_processes: int) -> None:
+    """Check that there are weights to compare with, and that one process can compare them image by image.
 
     Raises:
         ConfigError: if not.
@@ -37,6 +37,8 @@ def check_gate(data: BaseDataModule, init_from: str | None) -> None:
         raise ConfigError("init_from=null is not allowed with dataset=corrections: name the weights to fine-tune")
     if not isinstance(data, ImagesDataModule | StitchedDataModule):
         raise ConfigError("dataset=corrections is for task=classify and task=seq2seq, which answer single digits")
+    if num_processes > 1:
+        raise ConfigError(f"dataset=corrections is trained by one process, not {num_processes}: use trainer.devices=1")
 
 
 def judge(task: Task, data: BaseDataModule, initial: dict[str, Tensor]) -> dict[str, Any]:

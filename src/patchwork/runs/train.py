@@ -156,7 +156,6 @@ def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous, run_dir:
     """Build everything and check that it can be trained here; nothing is written."""
     check_accelerator(config.trainer.accelerator, config.trainer.devices)
     data, task = build(config)
-    check_gate(data, config.get("init_from"))
     if config.trainer.strategy == "fsdp":
         check_fsdp(config, task)
         if config.get("watch"):
@@ -165,6 +164,7 @@ def prepare(config: DictConfig, launch: Launch, rendezvous: Rendezvous, run_dir:
             )
     timer, checkpointer = RunTimer(launch.start_time), Checkpointer(config.checkpoint_every_seconds)
     trainer = make_trainer(config, build_callbacks(config, timer, checkpointer))
+    check_gate(data, config.get("init_from"), trainer.num_devices * trainer.num_nodes)
     trainer.precision_plugin.convert_module(task)  # Lightning converts only after weights are read and averages made
     initial = load_initial_weights(task, config.get("init_from"), run_dir)
     check_processes(config.trainer.strategy, trainer.num_devices, trainer.num_nodes, rendezvous)

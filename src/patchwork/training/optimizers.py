@@ -240,7 +240,7 @@ def merge_square_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of matrices (n, rows, columns) near to 1 by a quintic Newton-Schulz iteration.
+    """Bring the singular values of matrices (n, rows, columns) near to 1 by `steps` ≥ 1 quintic Newton-Schulz steps.
 
     X → aX + b(XXᵀ)X + c(XXᵀ)²X. All factors are polynomials of the small Gram matrix XXᵀ and commute, so that the
     iteration runs on it alone and the long side is multiplied only twice.
